@@ -1,0 +1,86 @@
+//! Flash attention over the blocks that a [`BlockMask`] lists, and no others.
+
+use crate::{
+    AttentionOptions, AttentionShape, BlockMask, Device, Element, Result, TensorView, TensorViewMut, cpu,
+};
+
+/// A block-sparse attention call of fixed sizes. Planning allocates, running does not.
+///
+/// # Examples
+/// ```
+/// use lacuna::{
+///     AttentionOptions, AttentionShape, BlockMask, Device, Seqlens, TensorView, TensorViewMut,
+///     block_sparse_attention,
+/// };
+///
+/// let shape = AttentionShape::new(2, 1, 64, Seqlens::single(256, 256)?)?;
+/// // Each query block reads the first key block and its own.
+/// let block_mask = BlockMask::sink_and_local(&shape, 64, 64, 64, 1)?;
+/// let (q, kv) = (vec![0.5f32; 256 * 2 * 64], vec![0.25f32; 256 * 64]);
+/// let mut out = vec![0.0f32; q.len()];
+///
+/// let mut plan =
+///     block_sparse_attention::Plan::new(Device::Cpu, &shape, &AttentionOptions::default(), 64, 64)?;
+/// plan.run(
+///     &TensorView::thd(&q, 256, 2, 64)?,
+///     &TensorView::thd(&kv, 256, 1, 64)?,
+///     &TensorView::thd(&kv, 256, 1, 64)?,
+///     &block_mask,
+///     &mut TensorViewMut::thd(&mut out, 256, 2, 64)?,
+///     None,
+/// )?;
+/// assert!((out[0] - 0.25).abs() < 1e-6);
+/// # Ok::<(), lacuna::Error>(())
+/// ```
+pub struct Plan<T: Element> {
+    engine: Engine<T>,
+}
+
+enum Engine<T: Element> {
+    Cpu(cpu::block_sparse_attention::Plan<T>),
+}
+
+impl<T: Element> Plan<T> {
+    /// Plans calls of `shape` with masks of `block_m` query tokens by `block_n` key tokens.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a block of 0 tokens or a scale that is not finite,
+    /// [`Error::TooLarge`](crate::Error::TooLarge) for sizes that overflow.
+    pub fn new(
+        device: Device,
+        shape: &AttentionShape,
+        options: &AttentionOptions,
+        block_m: usize,
+        block_n: usize,
+    ) -> Result<Self> {
+        let engine = match device {
+            Device::Cpu => {
+                Engine::Cpu(cpu::block_sparse_attention::Plan::new(shape, options, block_m, block_n)?)
+            }
+        };
+        Ok(Self { engine })
+    }
+
+    /// Computes `out` and, where asked, the log-sum-exp of every row, from the listed blocks alone; the causal mask and
+    /// the tail of the keys are masked element by element within them.
+    ///
+    /// Shapes, empty rows and non-finite values are as for
+    /// [`dense_attention::Plan::run`](crate::dense_attention::Plan::run); a row without any block is an empty row.
+    ///
+    /// # Errors
+    /// As there, and [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a mask of other sizes than the plan's.
+    pub fn run(
+        &mut self,
+        q: &TensorView<T>,
+        k: &TensorView<T>,
+        v: &TensorView<T>,
+        block_mask: &BlockMask,
+        out: &mut TensorViewMut<T>,
+        softmax_lse: Option<&mut [f32]>,
+    ) -> Result<()> {
+        q.check_finite("block_sparse_attention", "q")?;
+        match &mut self.engine {
+            Engine::Cpu(plan) => plan.run(q, k, v, block_mask, out, softmax_lse),
+        }
+    }
+}
