@@ -22,8 +22,8 @@ pub use element::{DType, Element};
 pub use error::{Error, Result};
 pub use layout::Layout;
 pub use options::{
-    AttentionOptions, FlexPrefillCompat, FlexPrefillOptions, Threshold, VerticalSlashOptions,
-    XAttentionCompat, XAttentionOptions,
+    AttentionOptions, FlexPrefillCompat, FlexPrefillOptions, KMeansMetric, KMeansOptions, Threshold,
+    VerticalSlashOptions, XAttentionCompat, XAttentionOptions,
 };
 pub use shape::{AttentionShape, MAX_HEAD_DIM, Seqlens};
 pub use tensor::{TensorView, TensorViewMut};

@@ -302,3 +302,44 @@ impl VerticalSlashOptions {
         check_scale(op, self.softmax_scale)
     }
 }
+
+/// k-means clustering of token features, for summaries that keep one token per cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KMeansOptions {
+    /// Clusters; as many as there are points when there are fewer points. Default 256.
+    pub clusters: usize,
+    /// What "near" means. Default Euclidean.
+    pub metric: KMeansMetric,
+    /// Most rounds of assignment and update; fewer when assignments settle. Default 100.
+    pub max_iterations: usize,
+    /// Seed of the k-means++ start. Default 42.
+    pub seed: u64,
+}
+
+/// The distance of [`KMeansOptions`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KMeansMetric {
+    /// Euclidean distance.
+    Euclidean,
+    /// Points are scaled to unit length first; a cluster is represented by the point with the largest dot product with
+    /// the mean, which is not scaled.
+    Cosine,
+}
+
+impl Default for KMeansOptions {
+    fn default() -> Self {
+        Self { clusters: 256, metric: KMeansMetric::Euclidean, max_iterations: 100, seed: 42 }
+    }
+}
+
+impl KMeansOptions {
+    /// Refuses values out of range, naming them.
+    pub fn check(&self, op: &'static str) -> Result<()> {
+        for (arg, value) in [("clusters", self.clusters), ("max_iterations", self.max_iterations)] {
+            if value == 0 {
+                return Err(Error::invalid(op, arg, "at least 1", value));
+            }
+        }
+        Ok(())
+    }
+}

@@ -15,6 +15,8 @@ pub struct VerticalSlashIndex {
     num_heads: usize,
     seqlens: Seqlens,
     row_starts: Vec<usize>,
+    /// Heads pushed so far, over all sequences.
+    heads: usize,
     block_indptr: Vec<u32>,
     block_offset: Vec<u32>,
     column_indptr: Vec<u32>,
@@ -35,6 +37,7 @@ impl VerticalSlashIndex {
             num_heads: shape.num_heads,
             seqlens: shape.seqlens.clone(),
             row_starts,
+            heads: 0,
             block_indptr: vec![0],
             block_offset: Vec::new(),
             column_indptr: vec![0],
@@ -44,6 +47,7 @@ impl VerticalSlashIndex {
 
     /// Forgets all rows and keeps the memory.
     pub fn clear(&mut self) {
+        self.heads = 0;
         self.block_indptr.truncate(1);
         self.block_offset.clear();
         self.column_indptr.truncate(1);
@@ -51,7 +55,7 @@ impl VerticalSlashIndex {
     }
 
     /// Appends the row tiles of the next (sequence, head) from its kept `columns` (key tokens, ascending) and `slashes`
-    /// (offsets query - key, descending, the last one 0).
+    /// (offsets query - key, descending, the last one 0); none for the heads of a sequence without queries.
     ///
     /// Every pair (row, row - slash) and (row, column <= row) is covered, no key twice. This is MInference's index
     /// conversion: a slash offset turns into the 64 keys that end with the tile's last diagonal element, touching
@@ -64,11 +68,12 @@ impl VerticalSlashIndex {
         if slashes.windows(2).any(|w| w[0] <= w[1]) || slashes.last() != Some(&0) {
             return Err(Error::invalid(OP, "slashes", "strictly descending to 0", "a list that is not"));
         }
-        let row = self.block_indptr.len() - 1;
-        let b = self.row_starts.partition_point(|&start| start <= row) - 1;
+        let b = self.heads / self.num_heads;
         if b >= self.seqlens.batch() {
-            return Err(Error::invalid(OP, "row", format_args!("below {}", self.num_rows()), row));
+            let limit = self.num_heads * self.seqlens.batch();
+            return Err(Error::invalid(OP, "head", format_args!("below {limit}"), self.heads));
         }
+        self.heads += 1;
         let past = self.seqlens.past(b);
         for m in 0..self.m_tiles(b) {
             // The end of the tile's rows, as key positions; tiles before the first key see nothing.
@@ -200,8 +205,9 @@ impl VerticalSlashIndex {
                 format_args!("{} heads and {:?}", self.num_heads, self.seqlens),
             ));
         }
-        if self.block_indptr.len() != self.num_rows() + 1 {
-            return Err(Error::shape(op, "index", [self.num_rows() + 1], [self.block_indptr.len()]));
+        let heads = self.num_heads * self.seqlens.batch();
+        if self.heads != heads {
+            return Err(Error::shape(op, "index", [heads], [self.heads]));
         }
         Ok(())
     }
