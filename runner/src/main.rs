@@ -1,2 +1,7 @@
-//! cli
-fn main() {}
+//! The program `lacuna`.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,335 @@
+//! `lacuna demo`: facts hidden in a long text, and what every pattern finds of them.
+//!
+//! One prefill of the whole prompt, which ends with the beginnings of all answers, runs under the pattern. The logits at
+//! the end of each beginning give the first token of that answer: they need the hidden fact, which only the prefill's
+//! attention can have brought there. The context is then rolled back to that beginning, and the rest of the answer decoded
+//! densely.
+
+mod expectation;
+mod page;
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lacuna::Pattern;
+use lacuna_runner::attn::{Attn, METHODS};
+use lacuna_runner::generate::{StopStrings, eos_token_ids};
+use lacuna_runner::model::{self, ForwardOptions, ForwardReport, LogitRows, Model, Session, Tokenizer};
+use lacuna_runner::needle::{self, BEGIN, Existing, NeedleOptions, Prompt, PromptOptions};
+use lacuna_runner::{Error, Result};
+use serde::Serialize;
+
+use super::args;
+use super::failure::{Failure, Outcome};
+use super::progress::Progress;
+use super::scaled::scaled;
+use super::terminal;
+use expectation::Expectation;
+
+/// Show every pattern on a long text with facts hidden in it
+///
+/// Hides facts in a long text, then asks a small Llama model for all of them, once with dense attention and once under
+/// every pattern. The model is made on the spot (see lacuna model needle --help); it answers exactly when attention reads
+/// the tokens that hold the answer.
+///
+/// What each pattern ought to find is known before it runs, and the verdict says whether it did. Dense attention: all. A
+/// fixed shape: what the rows that ask can reach. FlexPrefill and vertical-slash: what the last rows ask for, while their
+/// budget has room for it. XAttention: nothing for certain, since it looks at one pair of tokens in `stride`, and here a
+/// fact hangs on one single pair; it finds most all the same. The attention of real models is less sharp.
+///
+/// The exit code is 1 when a pattern misses what it ought to find.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    lacuna demo\n  \
+    lacuna demo --tokens 8k --needles 6\n  \
+    lacuna demo --attn flexprefill,gamma=0.9 --attn flexprefill,gamma=0.99\n  \
+    lacuna demo --json > demo.json")]
+pub struct DemoArgs {
+    /// Length of the text with the questions, in tokens
+    #[arg(long, value_name = "N", default_value = "32k", value_parser = args::positive_length)]
+    tokens: usize,
+    /// How many facts to hide, and to ask for
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
+    needles: u8,
+    /// Seed of the text and of the facts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Show this pattern, as NAME[,KEY=VALUE...], instead of all; may be repeated; 'help' lists all
+    #[arg(short, long, value_name = "PATTERN", value_parser = args::attn)]
+    attn: Vec<Attn>,
+    /// A Llama model directory to ask instead of the needle model
+    #[arg(short, long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tokens of one answer, at most: those of a value and its full stop, and some to spare.
+const MAX_ANSWER: usize = 16;
+
+#[derive(Serialize)]
+struct Demo {
+    tokens: usize,
+    seed: u64,
+    needles: Vec<HiddenNeedle>,
+    patterns: Vec<Shown>,
+    as_expected: bool,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct HiddenNeedle {
+    key: String,
+    value: String,
+    depth_percent: f64,
+    /// The tokens of the fact's sentence, and of its value and full stop.
+    tokens: Range<usize>,
+    answer_tokens: Range<usize>,
+    /// The token whose logits begin the answer.
+    asked_at: usize,
+}
+
+/// What one pattern did.
+#[derive(Serialize)]
+struct Shown {
+    attn: String,
+    #[serde(skip)]
+    name: &'static str,
+    /// In the order of the needles.
+    answers: Vec<Answer>,
+    found: usize,
+    density: f64,
+    search_seconds: f64,
+    attention_seconds: f64,
+    prefill_seconds: f64,
+    speedup: f64,
+    as_expected: bool,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    text: String,
+    right: bool,
+    expected: Expectation,
+}
+
+pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
+    let start = Instant::now();
+    let (model, tokenizer, prompt) = prepare(&args, progress)?;
+    let mut attns = match &args.attn[..] {
+        [] => scaled(prompt.tokens.len(), prompt.tokens.len() - prompt.query_start, prompt.questions.len()),
+        attns => attns.to_vec(),
+    };
+    // Dense comes first: the others are compared with it.
+    attns.retain(|attn| *attn.pattern() != Pattern::Dense);
+    attns.insert(0, METHODS[0].attn());
+
+    let mut demo = Demo {
+        tokens: prompt.tokens.len(),
+        seed: args.seed,
+        needles: prompt
+            .needles
+            .iter()
+            .zip(0..)
+            .map(|(needle, index)| HiddenNeedle {
+                key: needle.key.clone(),
+                value: needle.value.clone(),
+                depth_percent: needle.depth_percent,
+                tokens: needle.tokens.clone(),
+                answer_tokens: needle.answer_tokens.clone(),
+                asked_at: prompt.questions.iter().find(|q| q.needle == index).map_or(0, |q| q.position),
+            })
+            .collect(),
+        patterns: Vec::new(),
+        as_expected: true,
+        seconds: 0.0,
+    };
+    let mut quiz = Quiz {
+        session: model.session(prompt.tokens.len() + MAX_ANSWER)?,
+        eos_token_ids: eos_token_ids(model.config(), model.generation_config()),
+        tokenizer: &tokenizer,
+        prompt: &prompt,
+    };
+    for (i, attn) in attns.iter().enumerate() {
+        let label = format!("{}/{} {}", i + 1, attns.len(), attn.name());
+        let mut task = progress.task(label, model.config().num_hidden_layers as u64);
+        let (texts, report) = quiz.ask(attn.pattern(), &mut task)?;
+        let dense = demo.patterns.first().map_or(report.total.as_secs_f64(), |dense| dense.prefill_seconds);
+        demo.patterns.push(Shown::new(attn, &prompt, texts, &report, dense));
+    }
+    demo.as_expected = demo.patterns.iter().all(|shown| shown.as_expected);
+    demo.seconds = start.elapsed().as_secs_f64();
+
+    if args.json {
+        terminal::print_json(&demo)?;
+    } else {
+        terminal::print(&demo.page(&args, terminal::colour()))?;
+    }
+    let missed = |answer: &Answer| answer.expected == Expectation::Find && !answer.right;
+    match demo.patterns.iter().flat_map(|shown| &shown.answers).any(missed) {
+        true => Err(Failure::Verdict),
+        false => Ok(()),
+    }
+}
+
+/// The model, and a prompt in its tokens that asks for every needle.
+fn prepare(args: &DemoArgs, progress: &Progress) -> Outcome<(Box<dyn Model>, Tokenizer, Prompt)> {
+    // The weights are in memory once they are loaded, so that the directory need not outlive this function.
+    let scratch;
+    let dir = match &args.model {
+        Some(dir) => dir.as_path(),
+        None => {
+            let temp_dir = std::env::temp_dir();
+            scratch = tempfile::tempdir().map_err(|e| Error::io("create a directory in", temp_dir, e))?;
+            let default = NeedleOptions::default();
+            let max_len = default.max_len.max(args.tokens.saturating_add(MAX_ANSWER));
+            needle::write(scratch.path(), &NeedleOptions { max_len, ..default }, Existing::Refuse)
+                .map_err(Failure::from_arguments)?;
+            scratch.path()
+        }
+    };
+    let tokenizer_file = dir.join("tokenizer.json");
+    let tokenizer = Tokenizer::from_file(&tokenizer_file)?;
+    let mut task = progress.task("loading the model", 0);
+    let model = model::load(dir, None, &mut |p| task.load(p))?;
+    tokenizer.check(model.config())?;
+    let num_needles = usize::from(args.needles);
+    let options = PromptOptions {
+        num_tokens: args.tokens,
+        num_needles,
+        num_questions: num_needles,
+        depths: Some(depths(num_needles)),
+        seed: args.seed,
+        circuit_safe: tokenizer.token_to_id("<|begin|>") == Some(BEGIN),
+        ..Default::default()
+    };
+    let offsets_tokenizer = tokenizers::Tokenizer::from_file(&tokenizer_file)
+        .map_err(|e| Error::malformed(&tokenizer_file, format_args!("not a tokenizer: {e}")))?;
+    let prompt = options.generate(&offsets_tokenizer).map_err(Failure::from_arguments)?;
+    Ok((model, tokenizer, prompt))
+}
+
+/// From the beginning of the text to its end, evenly; a single needle in the middle.
+fn depths(num_needles: usize) -> Vec<f64> {
+    const MARGIN: f64 = 1.0;
+    match num_needles {
+        1 => vec![50.0],
+        n => (0..n).map(|i| MARGIN + (100.0 - 2.0 * MARGIN) * i as f64 / (n - 1) as f64).collect(),
+    }
+}
+
+struct Quiz<'a> {
+    session: Box<dyn Session + 'a>,
+    eos_token_ids: Vec<u32>,
+    tokenizer: &'a Tokenizer,
+    prompt: &'a Prompt,
+}
+
+impl Quiz<'_> {
+    /// Prefills the prompt under `pattern` and answers its questions, in their order.
+    fn ask(
+        &mut self,
+        pattern: &Pattern,
+        observer: &mut dyn model::Observer,
+    ) -> Result<(Vec<String>, ForwardReport)> {
+        let rows: Vec<usize> = self.prompt.questions.iter().map(|question| question.position).collect();
+        let options = ForwardOptions {
+            pattern: pattern.clone(),
+            logits: LogitRows::These(&rows),
+            ..Default::default()
+        };
+        self.session.truncate(0)?;
+        let (logits, report) = self.session.forward(&self.prompt.tokens, &options, observer)?;
+        let vocab_size = logits.len() / rows.len();
+        let mut answers = vec![String::new(); rows.len()];
+        // Rolling back forgets what comes after: the last question first.
+        for ((&row, logits), answer) in rows.iter().zip(logits.chunks(vocab_size)).zip(&mut answers).rev() {
+            self.session.truncate(row + 1)?;
+            *answer = self.decode(likeliest(logits))?;
+        }
+        Ok((answers, report))
+    }
+
+    /// Goes on from the first token of an answer to its full stop.
+    fn decode(&mut self, first: u32) -> Result<String> {
+        let mut stream = self.tokenizer.stream(true);
+        let mut stops = StopStrings::new(["."]);
+        let (mut text, mut token) = (String::new(), first);
+        for _ in 0..MAX_ANSWER {
+            if self.eos_token_ids.contains(&token) {
+                break;
+            }
+            let (piece, stopped) = stops.push(&stream.step(token)?);
+            text += &piece;
+            if stopped {
+                break;
+            }
+            token = likeliest(self.session.decode(token)?);
+        }
+        Ok(text.trim().to_owned())
+    }
+}
+
+/// The token of the largest logit; of equals the one with the lowest id.
+fn likeliest(logits: &[f32]) -> u32 {
+    let best = logits.iter().zip(0..).reduce(|best, next| if next.0 > best.0 { next } else { best });
+    best.map_or(0, |(_, id)| id)
+}
+
+impl Shown {
+    fn new(
+        attn: &Attn,
+        prompt: &Prompt,
+        texts: Vec<String>,
+        report: &ForwardReport,
+        dense_seconds: f64,
+    ) -> Self {
+        let mut answers: Vec<(usize, Answer)> = prompt
+            .questions
+            .iter()
+            .zip(texts)
+            .map(|(question, text)| {
+                let right = text == prompt.answer(question);
+                let expected = Expectation::new(attn.pattern(), prompt, question);
+                (question.needle, Answer { text, right, expected })
+            })
+            .collect();
+        answers.sort_by_key(|(needle, _)| *needle);
+        let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        Self {
+            attn: attn.to_string(),
+            name: attn.name(),
+            found: answers.iter().filter(|answer| answer.right).count(),
+            density: report.density(),
+            search_seconds: seconds(report.search()),
+            attention_seconds: seconds(report.attention()),
+            prefill_seconds: seconds(report.total),
+            speedup: dense_seconds / seconds(report.total),
+            as_expected: answers.iter().all(|answer| answer.expected.allows(answer.right)),
+            answers,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depths_ascend_and_stay_inside() {
+        for n in 1..=16 {
+            let depths = depths(n);
+            assert_eq!(depths.len(), n);
+            assert!(depths.windows(2).all(|w| w[0] < w[1]));
+            assert!(depths.iter().all(|depth| (0.0..=100.0).contains(depth)));
+        }
+    }
+
+    #[test]
+    fn the_likeliest_of_equals_is_the_first() {
+        assert_eq!(likeliest(&[0.0, 2.0, 2.0, 1.0]), 1);
+    }
+}

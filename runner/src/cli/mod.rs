@@ -1,0 +1,129 @@
+//! The command line: one file per command, and what they share.
+
+mod args;
+mod demo;
+mod doctor;
+mod failure;
+mod generate;
+mod mask;
+mod model;
+mod progress;
+mod prompt;
+mod scaled;
+mod terminal;
+mod tokens;
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use failure::{Failure, Outcome};
+use lacuna_runner::attn;
+use progress::ProgressMode;
+
+/// Sparse attention for long contexts: run it, look at it, compare it.
+#[derive(Parser)]
+#[command(
+    name = "lacuna",
+    version,
+    max_term_width = 80,
+    after_help = "Start here:\n  lacuna demo               every pattern on a long text with facts hidden in it\n  \
+                  lacuna COMMAND --help     what a command does, with examples\n\n\
+                  Lengths are tokens and take k and m: 16k is 16384.\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: GlobalArgs,
+}
+
+#[derive(clap::Args)]
+struct GlobalArgs {
+    /// Threads to compute with; all processors unless given
+    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    threads: Option<NonZeroUsize>,
+    /// How to show progress on standard error: auto, bar, plain, none
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "HOW",
+        hide_possible_values = true,
+        long_help = "How to show progress on standard error: auto (a bar on a terminal, nothing elsewhere), bar, plain (a \
+                     line now and then) or none",
+        help_heading = "Everywhere"
+    )]
+    progress: ProgressMode,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show every pattern on a long text with facts hidden in it
+    Demo(demo::DemoArgs),
+    /// Continue a prompt, under one pattern or several
+    Generate(generate::GenerateArgs),
+    /// Draw which blocks a pattern keeps
+    Mask(mask::MaskArgs),
+    /// Count, encode or decode tokens
+    Tokens(tokens::TokensArgs),
+    /// Make the needle model, or look at a model
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Check this machine, and that the kernels are right on it
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // Before the rest is checked: `lacuna generate --attn help` lacks a model.
+    let outcome = if asks_for_patterns(std::env::args().skip(1)) {
+        terminal::print(&attn::help())
+    } else {
+        match Cli::from_arg_matches(&Cli::command().get_matches()) {
+            Ok(cli) => run(cli),
+            Err(e) => e.exit(),
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn asks_for_patterns(args: impl Iterator<Item = String>) -> bool {
+    let args: Vec<String> = args.collect();
+    args.iter().any(|a| a == "--attn=help" || a == "-ahelp")
+        || args.windows(2).any(|w| (w[0] == "--attn" || w[0] == "-a") && w[1] == "help")
+}
+
+fn run(cli: Cli) -> Outcome {
+    if let Some(threads) = cli.global.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.get())
+            .build_global()
+            .map_err(|e| Failure::Other(format!("cannot start {threads} threads: {e}")))?;
+    }
+    let progress = progress::Progress::new(cli.global.progress);
+    match cli.command {
+        Command::Demo(args) => demo::run(args, &progress),
+        Command::Generate(args) => generate::run(args, &progress),
+        Command::Mask(args) => mask::run(args, &progress),
+        Command::Tokens(args) => tokens::run(args),
+        Command::Model(command) => model::run(command),
+        Command::Doctor(args) => doctor::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,77 @@
+//! Texts from the command line, from files and from standard input.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use lacuna_runner::{Error, Result};
+
+use super::failure::{Failure, Outcome};
+
+/// The prompt of `generate` and `mask`.
+#[derive(clap::Args)]
+#[group(skip)]
+pub struct PromptArgs {
+    /// The prompt itself
+    #[arg(short, long, value_name = "TEXT", help_heading = "Prompt")]
+    prompt: Option<String>,
+    /// The prompt in a file, or - for standard input; a last line end is left out
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "prompt", help_heading = "Prompt")]
+    prompt_file: Option<PathBuf>,
+    /// A long text in a file, to be followed by --query on a new line
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "query",
+        conflicts_with_all = ["prompt", "prompt_file"],
+        help_heading = "Prompt"
+    )]
+    context_file: Option<PathBuf>,
+    /// What to ask about --context-file
+    #[arg(long, value_name = "TEXT", requires = "context_file", help_heading = "Prompt")]
+    query: Option<String>,
+}
+
+impl PromptArgs {
+    /// The prompt's text; never empty.
+    pub fn text(&self) -> Outcome<String> {
+        let text = match self {
+            Self { prompt: Some(text), .. } => text.clone(),
+            Self { prompt_file: Some(file), .. } => read_text(file)?,
+            Self { context_file: Some(file), query: Some(query), .. } => {
+                format!("{}\n{query}", read_text(file)?)
+            }
+            _ => {
+                let ways = "--prompt TEXT, --prompt-file FILE, or --context-file FILE with --query TEXT";
+                return Err(Failure::Usage(format!("a prompt is needed: {ways}")));
+            }
+        };
+        if text.is_empty() {
+            return Err(Failure::Other("the prompt is empty".into()));
+        }
+        Ok(text)
+    }
+}
+
+/// The text of a file, or of standard input for `-`, without a last line end.
+pub fn read_text(path: &Path) -> Result<String> {
+    let (name, bytes) = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        let name = Path::new("standard input");
+        (name, std::io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes))
+    } else {
+        (path, std::fs::read(path))
+    };
+    let bytes = bytes.map_err(|e| Error::io("read", name, e))?;
+    let mut text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        let byte = e.as_bytes()[at];
+        Error::malformed(name, format_args!("not UTF-8 text: byte {byte:#04x} at offset {at}"))
+    })?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}

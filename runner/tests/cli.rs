@@ -1,0 +1,513 @@
+//! The program, run as a program.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+/// The needle model, made once by the program itself.
+static NEEDLE: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("needle");
+    lacuna(["model", "needle", "--max-len", "4k", "--out", path(&out)]).ok();
+    dir
+});
+
+fn needle() -> PathBuf {
+    NEEDLE.path().join("needle")
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A copy of the needle model to spoil.
+fn copy_of_needle() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(needle()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    dir
+}
+
+struct Run {
+    command: String,
+    output: Output,
+}
+
+fn command<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lacuna"));
+    command.args(args).env("COLUMNS", "80").env_remove("LACUNA_ISA").stdin(Stdio::null());
+    command
+}
+
+fn lacuna<'a>(args: impl IntoIterator<Item = &'a str>) -> Run {
+    let mut command = command(args);
+    Run { output: command.output().unwrap(), command: format!("{command:?}") }
+}
+
+fn lacuna_with_input<'a>(args: impl IntoIterator<Item = &'a str>, input: &[u8]) -> Run {
+    let mut command = command(args);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    Run { output: child.wait_with_output().unwrap(), command: format!("{command:?}") }
+}
+
+impl Run {
+    fn stdout(&self) -> String {
+        String::from_utf8(self.output.stdout.clone()).unwrap()
+    }
+
+    fn stderr(&self) -> String {
+        String::from_utf8(self.output.stderr.clone()).unwrap()
+    }
+
+    #[track_caller]
+    fn exits(&self, code: i32) -> &Self {
+        assert_eq!(
+            self.output.status.code(),
+            Some(code),
+            "{}\n{}{}",
+            self.command,
+            self.stdout(),
+            self.stderr()
+        );
+        self
+    }
+
+    #[track_caller]
+    fn ok(&self) -> String {
+        self.exits(0).stdout()
+    }
+
+    /// One clear sentence on standard error, nothing on standard output, no panic.
+    #[track_caller]
+    fn fails(&self, code: i32, says: &[&str]) {
+        let stderr = self.exits(code).stderr();
+        assert_eq!(self.stdout(), "", "{}", self.command);
+        assert!(stderr.starts_with("error: ") && !stderr.contains("panicked"), "{}\n{stderr}", self.command);
+        for part in says {
+            assert!(stderr.contains(part), "{}\n{stderr}\nlacks: {part}", self.command);
+        }
+    }
+}
+
+const COMMANDS: [&[&str]; 9] = [
+    &[],
+    &["demo"],
+    &["generate"],
+    &["mask"],
+    &["tokens"],
+    &["model"],
+    &["model", "needle"],
+    &["model", "info"],
+    &["doctor"],
+];
+
+#[test]
+fn help_has_examples_and_fits_80_columns() {
+    for name in COMMANDS {
+        for flag in ["-h", "--help"] {
+            let help = lacuna(name.iter().copied().chain([flag])).ok();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{name:?} {flag}: {line}");
+            }
+            assert!(help.contains("Usage: lacuna"), "{name:?}");
+            // The groups list their commands instead.
+            assert!(
+                help.contains("lacuna ") && (help.contains("xample") || help.contains("Commands:")),
+                "{name:?}"
+            );
+        }
+    }
+    assert!(lacuna(["--version"]).ok().starts_with(concat!("lacuna ", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn help_lists_the_commands() {
+    let help = lacuna(["--help"]).ok();
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(commands, ["demo", "generate", "mask", "tokens", "model", "doctor", "help"]);
+    assert!(help.contains("16k is 16384"));
+}
+
+#[test]
+fn attn_help_needs_no_model() {
+    let page = lacuna(["generate", "--attn", "help"]).ok();
+    for name in [
+        "dense",
+        "flexprefill",
+        "xattention",
+        "vertical-slash",
+        "a-shape",
+        "tri-shape",
+        "streaming",
+        "block-diagonal",
+    ] {
+        assert!(page.contains(&format!("\n{name}")), "{name}");
+    }
+    for default in
+        ["gamma=0.9 ", "min_budget=1k ", "threshold=0.9 ", "vertical=1000 ", "local=8k ", "chunk=4k "]
+    {
+        assert!(page.contains(default), "{default}");
+    }
+    assert_eq!(lacuna(["demo", "-a", "help"]).ok(), page);
+    assert_eq!(lacuna(["mask", "--attn=help"]).ok(), page);
+}
+
+#[test]
+fn wrong_usage_says_what_is_right() {
+    let model = needle();
+    let generate =
+        |more: &[&str]| lacuna(["generate", "-m", path(&model), "-p", "x"].iter().chain(more).copied());
+    generate(&["-a", "flexprefill,gamma=2"]).fails(2, &["flexprefill: gamma must be in (0, 1], got 2"]);
+    generate(&["-a", "flexprefill,block=0"]).fails(2, &["block must be one of 16, 32, 64, 128, 256, got 0"]);
+    generate(&["-a", "streaming,block=0"]).fails(2, &["block must be at least 1, got 0"]);
+    generate(&["-a", "flashprefill"]).fails(2, &["did you mean flexprefill?", "the patterns are dense, "]);
+    generate(&["-a", "xattention,treshold=1"])
+        .fails(2, &["did you mean threshold?", "its keys are block, stride"]);
+    generate(&["-a", "a-shape,local=1,local=2"]).fails(2, &["local is given twice"]);
+    generate(&["-n", "0"]).fails(2, &["must be at least 1"]);
+    generate(&["-n", "many"]).fails(2, &["a whole number, such as 512 or 16k (16384)"]);
+    generate(&["--top-p", "1.5"]).fails(2, &["top_p must be in (0, 1], got 1.5"]);
+    generate(&["--temperature", "-1"]).fails(2, &["temperature"]);
+    generate(&["--dtype", "int8"]).fails(2, &["the types are auto, bf16, f16, f32"]);
+    generate(&["--device", "cuda"]).fails(2, &["the only device is cpu"]);
+    generate(&["--threads", "0"]).fails(2, &["--threads"]);
+    generate(&["--prompt-file", "x"]).fails(2, &["--prompt", "cannot be used with"]);
+    lacuna(["generate", "-m", path(&model)])
+        .fails(2, &["a prompt is needed: --prompt TEXT, --prompt-file FILE"]);
+    lacuna(["generate", "-m", path(&model), "--query", "x"]).fails(2, &["--context-file"]);
+    lacuna(["generate", "-p", "x"]).fails(2, &["--model <DIR>"]);
+    lacuna(["frobnicate"]).fails(2, &["unrecognized subcommand 'frobnicate'"]);
+    lacuna(["demo", "--needles", "0"]).fails(2, &["1..=16"]);
+    lacuna(["demo", "--tokens", "20"]).fails(2, &["num_tokens must be at least", "got 20"]);
+    lacuna(["demo", "--tokens", "2m"]).fails(2, &["max_len must be between 256 and 1048576"]);
+    lacuna(["model", "needle", "--max-len", "1", "-o", "x"])
+        .fails(2, &["max_len must be between 256 and 1048576"]);
+    let mask = |more: &[&str]| {
+        lacuna(["mask", "-m", path(&model), "-p", "x", "-a", "dense"].iter().chain(more).copied())
+    };
+    mask(&["--layer", "2"]).fails(2, &["--layer must be below 2 for this model, got 2"]);
+    mask(&["--head", "8"]).fails(2, &["--head must be below 8 for this model, got 8"]);
+}
+
+#[test]
+fn a_spoiled_model_is_named() {
+    let generate = |dir: &Path| lacuna(["generate", "-m", path(dir), "-p", "x", "-n", "1"]);
+    let nowhere = needle().join("nowhere");
+    generate(&nowhere).fails(1, &["cannot read", "nowhere/tokenizer.json"]);
+
+    let spoil = |name: &str, edit: &dyn Fn(Vec<u8>) -> Option<Vec<u8>>| {
+        let dir = copy_of_needle();
+        let file = dir.path().join(name);
+        match edit(fs::read(&file).unwrap()) {
+            Some(bytes) => fs::write(&file, bytes).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        dir
+    };
+    let replace = |from: &'static str, to: &'static str| {
+        move |bytes: Vec<u8>| {
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(text.contains(from), "{from}");
+            Some(text.replace(from, to).into_bytes())
+        }
+    };
+    for (name, edit, says) in [
+        ("model.safetensors", &(|_| None) as &dyn Fn(Vec<u8>) -> _, &["safetensors"][..]),
+        ("model.safetensors", &|bytes| Some(bytes[..bytes.len() / 2].to_vec()), &["model.safetensors"]),
+        ("model.safetensors", &|_| Some(b"not a checkpoint at all".to_vec()), &["model.safetensors"]),
+        ("config.json", &|_| None, &["cannot read", "config.json"]),
+        ("config.json", &|_| Some(b"{".to_vec()), &["config.json"]),
+        (
+            "config.json",
+            &replace("LlamaForCausalLM", "MambaForCausalLM"),
+            &["config.json", "MambaForCausalLM"],
+        ),
+        (
+            "config.json",
+            &replace("\"intermediate_size\": 256", "\"intermediate_size\": 128"),
+            &["gate_proj", "256"],
+        ),
+        (
+            "config.json",
+            &replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"),
+            &["model.layers.2."],
+        ),
+        ("config.json", &replace("\"vocab_size\": 4096", "\"vocab_size\": 300"), &["embed_tokens", "300"]),
+        ("tokenizer.json", &|_| None, &["cannot read", "tokenizer.json"]),
+        ("tokenizer.json", &|_| Some(b"{}".to_vec()), &["tokenizer.json", "not a tokenizer"]),
+    ] {
+        generate(spoil(name, edit).path()).fails(1, says);
+    }
+
+    // A dtype that the loader does not know, in a header of the same length.
+    let dtype = spoil("model.safetensors", &|mut bytes| {
+        let at = bytes.windows(14).position(|w| w == b"\"dtype\":\"BF16\"").unwrap();
+        bytes[at + 9..at + 13].copy_from_slice(b"I16\"");
+        bytes[at + 13] = b' ';
+        Some(bytes)
+    });
+    generate(dtype.path()).fails(1, &["I16"]);
+
+    // The tokenizer of another model.
+    let other = spoil("tokenizer.json", &replace("\"vocab\":", "\"vocab\":{\"zebra\":5000},\"old\":"));
+    generate(other.path())
+        .fails(1, &["token ids below the model's vocab_size (4096), got id 5000 for \"zebra\""]);
+}
+
+#[test]
+fn a_bad_prompt_is_named() {
+    let model = needle();
+    let model = path(&model);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let file = dir.path().join(name);
+        fs::write(&file, bytes).unwrap();
+        file
+    };
+    let latin = file("latin.txt", b"caf\xe9 noir");
+    let long = file("long.txt", "the lake is still. ".repeat(1500).as_bytes());
+    let empty = file("empty.txt", b"\n");
+    let from = |file: &Path| lacuna(["generate", "-m", model, "-f", path(file), "-n", "1"]);
+    from(&latin).fails(1, &["latin.txt: not UTF-8 text: byte 0xe9 at offset 3"]);
+    from(&long).fails(1, &["the prompt takes", "positions, but max_position_embeddings is 4096"]);
+    from(&empty).fails(1, &["the prompt is empty"]);
+    from(&dir.path().join("missing.txt")).fails(1, &["cannot read", "missing.txt"]);
+    lacuna(["generate", "-m", model, "-p", ""]).fails(1, &["the prompt is empty"]);
+    lacuna_with_input(["generate", "-m", model, "-f", "-"], b"ab\xff")
+        .fails(1, &["standard input: not UTF-8 text: byte 0xff at offset 2"]);
+}
+
+const FACTS: &str = "Record: the secret number kept for tea is: 4711.\nRecord: the secret number kept for milk is: 1234567.\n";
+const QUESTION: &str = "Record: the secret number kept for milk is:";
+
+#[test]
+fn generate_answers_and_streams() {
+    let model = needle();
+    let model = path(&model);
+    let prompt = format!("{FACTS}{QUESTION}");
+    let run = lacuna(["generate", "-m", model, "-p", &prompt]);
+    assert_eq!(run.ok(), " 1234567.\n");
+    let summary = run.stderr();
+    for part in ["prompt tokens", "first token after", "prefill", "tok/s", "decode", "density 100%"] {
+        assert!(summary.contains(part), "{summary}");
+    }
+    assert_eq!(lacuna(["generate", "-m", model, "-p", &prompt, "--no-stream"]).ok(), " 1234567.\n");
+    assert_eq!(
+        lacuna_with_input(["generate", "-m", model, "-f", "-"], (prompt + "\n").as_bytes()).ok(),
+        " 1234567.\n"
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let context = dir.path().join("context.txt");
+    fs::write(&context, FACTS).unwrap();
+    let ask = |more: &[&str]| {
+        let args = ["generate", "-m", model, "--context-file", path(&context), "--query", QUESTION];
+        lacuna(args.iter().chain(more).copied()).ok()
+    };
+    assert_eq!(ask(&[]), " 1234567.\n");
+    assert_eq!(ask(&["-n", "1"]), " 123\n");
+    assert_eq!(ask(&["--stop", "7"]), " 123456\n");
+    assert_eq!(ask(&["--dtype", "f32", "--threads", "1", "--progress", "none"]), " 1234567.\n");
+
+    let json: Value =
+        serde_json::from_str(&ask(&["--json", "-a", "dense", "-a", "streaming,local=16,block=16"])).unwrap();
+    assert_eq!(json["answers"][0]["text"], " 1234567.");
+    assert_eq!(json["answers"][0]["finish_reason"], "eos");
+    assert_eq!(json["answers"][1]["attn"], "streaming,local=16,block=16");
+    assert!(json["prompt_tokens"].as_u64().unwrap() > 20);
+
+    let table = ask(&["-a", "dense", "-a", "a-shape,init=0,local=16,block=16"]);
+    assert!(table.contains("dense") && table.contains("a-shape,init=0,local=16,block=16"), "{table}");
+    assert!(table.contains("1.00x") && table.contains("  1234567."), "{table}");
+}
+
+#[test]
+fn sampling_repeats_with_its_seed() {
+    let model = needle();
+    let run = |seed: &str| {
+        let args =
+            ["-p", "the lake", "--temperature", "100", "-n", "20", "--ignore-eos", "--json", "--seed", seed];
+        let json: Value =
+            serde_json::from_str(&lacuna(["generate", "-m", path(&model)].iter().chain(&args).copied()).ok())
+                .unwrap();
+        json["answers"][0]["tokens"].clone()
+    };
+    assert_eq!(run("1").as_array().unwrap().len(), 20);
+    assert_eq!(run("1"), run("1"));
+    assert_ne!(run("1"), run("2"));
+}
+
+#[test]
+fn demo_is_as_expected() {
+    let json: Value = serde_json::from_str(&lacuna(["demo", "--tokens", "2k", "--json"]).ok()).unwrap();
+    assert_eq!(json["as_expected"], true, "{json:#}");
+    let patterns = json["patterns"].as_array().unwrap();
+    let names: Vec<&str> =
+        patterns.iter().map(|p| p["attn"].as_str().unwrap().split(',').next().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "dense",
+            "flexprefill",
+            "xattention",
+            "vertical-slash",
+            "a-shape",
+            "tri-shape",
+            "streaming",
+            "block-diagonal"
+        ]
+    );
+    for i in [0, 1, 3] {
+        assert_eq!(patterns[i]["found"], 4, "{:#}", patterns[i]);
+    }
+    assert_eq!(patterns[0]["density"], 1.0);
+    for pattern in &patterns[1..] {
+        assert!(pattern["density"].as_f64().unwrap() < 0.9, "{pattern:#}");
+    }
+    // A window cannot reach the middle of the text.
+    assert!(patterns[4]["answers"].as_array().unwrap().iter().any(|answer| answer["expected"] == "miss"));
+    assert_eq!(json["needles"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn demo_page_is_tidy_and_quiet_when_piped() {
+    let run = lacuna([
+        "demo",
+        "--tokens",
+        "1k",
+        "--needles",
+        "3",
+        "--seed",
+        "5",
+        "-a",
+        "a-shape,init=128,local=256",
+    ]);
+    let page = run.ok();
+    assert_eq!(run.stderr(), "");
+    assert!(!page.contains('\x1b'));
+    for line in page.lines() {
+        assert!(line.chars().count() <= 80 && line.trim_end() == line, "{line}");
+    }
+    assert!(
+        page.contains("as expected") && page.contains("\u{2713}") && page.contains("Next: lacuna "),
+        "{page}"
+    );
+}
+
+#[test]
+fn mask_draws_text_and_pictures() {
+    let model = needle();
+    let model = path(&model);
+    let dir = tempfile::tempdir().unwrap();
+    let prompt = dir.path().join("prompt.txt");
+    fs::write(&prompt, "the lake is still. ".repeat(50)).unwrap();
+    let mask = |more: &[&str]| {
+        let args = ["mask", "-m", model, "-f", path(&prompt), "-a", "streaming,global=16,local=16,block=16"];
+        lacuna(args.iter().chain(more).copied())
+    };
+    let text = mask(&["--layer", "1"]).ok();
+    assert!(text.contains("layer 1, head 0") && text.contains("██") && text.contains('·'), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+
+    let out = dir.path().join("mask.png");
+    let caption = mask(&["--out", path(&out)]).ok();
+    assert!(caption.contains("mask.png: a cell is 16 queries by 16 keys"), "{caption}");
+    assert!(fs::read(&out).unwrap().starts_with(b"\x89PNG\r\n\x1a\n"));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+
+    let missing = dir.path().join("no/such/mask.png");
+    mask(&["--out", path(&missing)]).fails(1, &["cannot write", "no/such/mask.png"]);
+    #[cfg(target_os = "linux")]
+    mask(&["--out", "/dev/full"]).fails(1, &["cannot write /dev/full"]);
+}
+
+#[test]
+fn tokens_there_and_back() {
+    let model = needle();
+    let model = path(&model);
+    let text = "Record: the secret number kept for café is: 1234567.";
+    let ids = lacuna(["tokens", "-m", model, "encode", text]).ok();
+    let count: usize = lacuna(["tokens", "-m", model, "count", text]).ok().trim().parse().unwrap();
+    assert_eq!(ids.split_whitespace().count(), count);
+    let plain = lacuna(["tokens", "-m", model, "encode", "--no-special-tokens", text]).ok();
+    assert_eq!(
+        lacuna_with_input(["tokens", "-m", model, "decode"], plain.as_bytes()).ok(),
+        format!("{text}\n")
+    );
+    let json: Value =
+        serde_json::from_str(&lacuna(["tokens", "-m", model, "encode", "--json", text]).ok()).unwrap();
+    assert_eq!(json["count"], count);
+    assert_eq!(json["ids"].as_array().unwrap().len(), count);
+    lacuna(["tokens", "-m", model, "decode", "99999"]).fails(1, &["'99999' is not the id of a token"]);
+    lacuna(["tokens", "-m", model, "decode", "x"]).fails(1, &["'x' is not the id of a token"]);
+    lacuna(["tokens", "count", "x"]).fails(2, &["--model <DIR>"]);
+}
+
+#[test]
+fn model_needle_writes_all_or_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("model");
+    let made = lacuna(["model", "needle", "-o", path(&out), "--dtype", "f32", "--basis", "plain"]).ok();
+    assert!(made.contains("2 layers in f32"), "{made}");
+    lacuna(["model", "needle", "-o", path(&out)]).fails(1, &["is not empty"]);
+    let info = lacuna(["model", "info", "-m", path(&out)]).ok();
+    for part in ["layers         2", "8 query, 2 key and value, of 128", "131,072 (128k)", "in f32"] {
+        assert!(info.contains(part), "{info}");
+    }
+    let json: Value =
+        serde_json::from_str(&lacuna(["model", "info", "-m", path(&out), "--json"]).ok()).unwrap();
+    assert_eq!(json["kv_cache_bytes_per_token"], 2 * 2 * 2 * 128 * 4);
+
+    let file = dir.path().join("file");
+    fs::write(&file, "in the way").unwrap();
+    lacuna(["model", "needle", "-o", path(&file)]).fails(1, &["file"]);
+    lacuna(["model", "needle", "-o", path(&file.join("under"))]).fails(1, &["cannot", "file"]);
+    assert_eq!(fs::read(&file).unwrap(), b"in the way");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    lacuna(["model", "info", "-m", path(dir.path())]).fails(1, &["config.json"]);
+}
+
+#[test]
+fn doctor_finds_the_kernels_right() {
+    let page = lacuna(["doctor"]).ok();
+    assert!(
+        page.contains("in use: ") && page.contains("no GPU kernels") && page.contains("All is well."),
+        "{page}"
+    );
+    let json: Value = serde_json::from_str(&lacuna(["doctor", "--json"]).ok()).unwrap();
+    let checks = json["checks"].as_array().unwrap();
+    assert!(checks.len() >= 8 && checks.iter().all(|check| check["ok"] == true), "{json:#}");
+    assert_eq!(json["devices"], serde_json::json!(["cpu"]));
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let mut child =
+        command(["demo", "--attn", "help"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_output_is_a_failure() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command(["doctor", "--json"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write to standard output"));
+}
