@@ -79,7 +79,7 @@ fn time_lines(
     density: f64,
     mut call: impl FnMut() -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    println!("{{\"density\": {density}, \"isa\": \"{}\"}}", cpu::simd::Isa::current());
+    println!("{{\"density\": {density}, \"isa\": \"{}\"}}", cpu::simd::Isa::current().name());
     for line in std::io::stdin().lock().lines() {
         line?;
         let start = Instant::now();
