@@ -175,7 +175,7 @@ pub struct Plan<T: Element> {
 enum Search<T: Element> {
     Dense,
     Static(BlockMask),
-    FlexPrefill(cpu::flex_prefill::Plan<T>),
+    FlexPrefill(Box<cpu::flex_prefill::Plan<T>>),
     XAttention(cpu::antidiagonal_score::Plan<T>, cpu::block_select::Plan),
     VerticalSlash(cpu::vertical_slash::SearchPlan<T>),
 }
@@ -209,7 +209,7 @@ impl<T: Element> Plan<T> {
             Pattern::FlexPrefill(o) => {
                 let softmax_scale = o.softmax_scale.or(attention.softmax_scale);
                 let options = FlexPrefillOptions { softmax_scale, gqa_interleave, ..o.clone() };
-                Search::FlexPrefill(cpu::flex_prefill::Plan::new(shape, &options)?)
+                Search::FlexPrefill(Box::new(cpu::flex_prefill::Plan::new(shape, &options)?))
             }
             Pattern::XAttention(o) => {
                 let softmax_scale = o.softmax_scale.or(attention.softmax_scale);

@@ -6,8 +6,8 @@ use lacuna_core::{
 
 use crate::buffer::{Buffer, SharedPtr};
 use crate::forward::{KvPanel, Scale, Scratch, log_sum_exp, write_row};
-use crate::per_type::per_type;
 use crate::pack::{HeadDim, pack_keys, pack_values, panel_rows, prefetch_row};
+use crate::per_type::per_type;
 use crate::schedule;
 use crate::simd::matmul::PANEL;
 use crate::simd::{Dot, Isa, Kernel, Operand};
@@ -161,8 +161,7 @@ impl<T: Element> Plan<T> {
         let [total_q, ..] = q.shape();
         let seqlen_q = total_q.checked_div(batch).unwrap_or(0);
         if seqlen_q > self.max_seqlen_q || q.shape() != [batch * seqlen_q, heads, head_dim] {
-            let expected =
-                format!("[{batch} x up to {}, {heads}, {head_dim}]", self.max_seqlen_q);
+            let expected = format!("[{batch} x up to {}, {heads}, {head_dim}]", self.max_seqlen_q);
             return Err(Error::ShapeMismatch { op: OP, arg: "q", expected, got: format!("{:?}", q.shape()) });
         }
         if out.shape() != q.shape() {
@@ -263,8 +262,11 @@ impl<T: Element> Call<'_, T> {
             let heads_k = item % parts * call.heads_per_task;
             isa.run::<T, _>(Split { call, worker, task: item / parts, first_head_k: heads_k });
         });
-        let groups = if call.seqlen_q > 0 { call.cache_seqlens.len() * call.plan.shape.num_heads_k } else { 0 };
-        schedule::for_each(&mut workers, groups, |worker, group| isa.run::<T, _>(Merge { call, worker, group }));
+        let groups =
+            if call.seqlen_q > 0 { call.cache_seqlens.len() * call.plan.shape.num_heads_k } else { 0 };
+        schedule::for_each(&mut workers, groups, |worker, group| {
+            isa.run::<T, _>(Merge { call, worker, group })
+        });
         self.plan.workers = workers;
     }
 
@@ -298,7 +300,8 @@ impl<T: Element> Kernel for Split<'_, T> {
         let seqlen_k = call.cache_seqlens[b] as usize;
         let members = plan.shape.group_size();
         let group_rows = members * seqlen_q;
-        let heads_k = self.first_head_k..(self.first_head_k + call.heads_per_task).min(plan.shape.num_heads_k);
+        let heads_k =
+            self.first_head_k..(self.first_head_k + call.heads_per_task).min(plan.shape.num_heads_k);
 
         for (at, head_k) in heads_k.clone().enumerate() {
             let mut rows = scratch.rows::<P>(at * group_rows..(at + 1) * group_rows, dim, plan.scale);
@@ -415,7 +418,9 @@ impl<T: Element> Kernel for Merge<'_, T> {
                 let out = std::slice::from_raw_parts_mut(out, plan.shape.head_dim);
                 write_row::<S, P, T>(s, sum_of_outputs, row_sum, out);
                 if let Some(lse) = call.lse {
-                    lse.0.add(head * cache_seqlens.len() * seqlen_q + token).write(log_sum_exp(row_max, row_sum));
+                    lse.0
+                        .add(head * cache_seqlens.len() * seqlen_q + token)
+                        .write(log_sum_exp(row_max, row_sum));
                 }
             }
         }

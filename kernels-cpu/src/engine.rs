@@ -15,8 +15,8 @@ use rayon::prelude::*;
 use crate::buffer::{Buffer, SharedPtr};
 use crate::forward::{KvPanel, Scale, Scratch};
 use crate::key_list::KeyList;
-use crate::per_type::per_type;
 use crate::pack::{HeadDim, pack_keys, pack_values, panel_rows};
+use crate::per_type::per_type;
 use crate::schedule;
 use crate::simd::matmul::PANEL;
 use crate::simd::{Dot, Isa, Kernel, Operand};
@@ -241,7 +241,9 @@ impl<T: Element> Call<'_, T> {
             task.cost = pattern.key_list(task).len(task.visible) + pattern.columns(task).len();
         }
         // The longest first; heads of one group side by side, so that they find their keys in the shared cache.
-        tasks.sort_unstable_by_key(|t| (Reverse(t.cost), t.b, engine.head_k(t.head), t.m_block, t.row, t.head));
+        tasks.sort_unstable_by_key(|t| {
+            (Reverse(t.cost), t.b, engine.head_k(t.head), t.m_block, t.row, t.head)
+        });
         let call = &*self;
         schedule::for_each(&mut workers, tasks.len(), |worker, i| {
             engine.isa.run::<T, _>(Attend { call, worker, task: tasks[i] });
@@ -357,9 +359,11 @@ impl<T: Element> Kernel for Attend<'_, T> {
                     // SAFETY: the gathered panels hold a tile.
                     unsafe {
                         let (keys, values) = (keys.add(len * key_panel), values.add(len * value_panel));
-                        let (column_rows, count) = panel_rows(k, head_k, columns.iter().map(|&c| first_key + c as usize));
+                        let (column_rows, count) =
+                            panel_rows(k, head_k, columns.iter().map(|&c| first_key + c as usize));
                         pack_keys(s, *dim, &column_rows[..count], keys);
-                        let (column_rows, count) = panel_rows(v, head_k, columns.iter().map(|&c| first_key + c as usize));
+                        let (column_rows, count) =
+                            panel_rows(v, head_k, columns.iter().map(|&c| first_key + c as usize));
                         pack_values(s, *dim, &column_rows[..count], values);
                         // All rows see a column: only the lanes past the last one are masked.
                         tile[len] = KvPanel { keys, values, first: 0, lo: 0, hi: count as i32 };

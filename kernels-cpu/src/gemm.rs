@@ -11,7 +11,7 @@ use crate::per_type::per_type;
 use crate::schedule;
 use crate::simd::matmul::{PANEL, times_columns};
 use crate::simd::{Dot, Isa, Kernel, Operand, Simd, store_left};
-use crate::tile_size::{GEMM_INNER, GEMM_PANELS, GEMM_ROWS, GEMV_PANELS, GEMV_ROWS};
+use crate::tile_size::{GEMM_INNER, GEMM_PANELS, GEMM_ROWS, GEMV_INNER, GEMV_PANELS, GEMV_ROWS};
 
 const OP: &str = "gemm";
 
@@ -138,7 +138,7 @@ pub fn matmul<T: Element, C: Element>(a: &[T], weights: &PackedWeights<T>, c: &m
     let tile = Tile {
         rows: m.min(GEMM_ROWS),
         panels: if few { GEMV_PANELS } else { GEMM_PANELS },
-        inner: if few { k.next_multiple_of(2) } else { GEMM_INNER },
+        inner: if few { GEMV_INNER } else { GEMM_INNER }.min(k.next_multiple_of(2)),
     };
     let (row_tiles, panel_tiles) = (m.div_ceil(tile.rows), n.div_ceil(PANEL * tile.panels));
     let threads = rayon::current_num_threads().min(row_tiles * panel_tiles);
@@ -150,7 +150,12 @@ pub fn matmul<T: Element, C: Element>(a: &[T], weights: &PackedWeights<T>, c: &m
     };
     let mut workers: Vec<Worker> = (0..threads).map(new_worker).collect::<Result<_>>()?;
     let c = (SharedPtr(c.as_mut_ptr().cast()), C::DTYPE);
-    per_type!(T, Product, Product { a, m, weights, c, tile, row_tiles, panel_tiles, workers: &mut workers }, run);
+    per_type!(
+        T,
+        Product,
+        Product { a, m, weights, c, tile, row_tiles, panel_tiles, workers: &mut workers },
+        run
+    );
     Ok(())
 }
 
@@ -209,28 +214,35 @@ impl<T: Element> Kernel for ProductTile<'_, T> {
     fn run<S: Dot<P>, P: Operand>(self, s: S) {
         let Self { a, weights, tile, row, panel, .. } = self;
         let PackedWeights { n, k, .. } = *weights;
-        let (left, sums) = (self.worker.left.as_mut_ptr::<P::Left>(), self.worker.sums.as_mut_ptr::<f32>());
+        let sums = self.worker.sums.as_mut_ptr::<f32>();
+        let staged = self.worker.left.as_mut_ptr::<P::Left>();
         let rows = tile.rows.min(self.m - row);
         let panels = tile.panels.min(n.div_ceil(PANEL) - panel);
         let columns = tile.panels * PANEL;
+        // Rows that are operands as they are, in whole steps, are read where they lie.
+        let in_place = size_of::<P::Left>() == size_of::<T>() && k.is_multiple_of(P::PAIR);
         let mut at = [std::ptr::null(); GEMM_PANELS];
         for first in (0..k).step_by(tile.inner) {
             let count = tile.inner.min(k - first);
             let padded = count.next_multiple_of(P::PAIR);
-            // SAFETY: the worker's memory holds a tile; the panels hold all inner indices.
+            // SAFETY: `a` has all rows, the worker's memory a tile; the panels hold all inner indices.
             unsafe {
-                for r in 0..rows {
-                    let from = &a[(row + r) * k + first..][..count];
-                    let to = left.add(r * tile.inner);
-                    store_left::<S, P, T>(s, from, to);
-                    if padded > count {
-                        to.add(count).write(P::Left::default());
+                let (left, stride) = if in_place {
+                    (a.as_ptr().add(row * k + first).cast::<P::Left>(), k)
+                } else {
+                    for r in 0..rows {
+                        let to = staged.add(r * tile.inner);
+                        store_left::<S, P, T>(s, &a[(row + r) * k + first..][..count], to);
+                        if padded > count {
+                            to.add(count).write(P::Left::default());
+                        }
                     }
-                }
+                    (staged.cast_const(), tile.inner)
+                };
                 for (j, at) in at[..panels].iter_mut().enumerate() {
                     *at = weights.panels.as_ptr::<P>().add((panel + j) * panel_len(k) + first * PANEL);
                 }
-                times_columns(s, rows, padded, left, tile.inner, &at[..panels], sums, columns, first > 0);
+                times_columns(s, rows, padded, left, stride, &at[..panels], sums, columns, first > 0);
             }
         }
         let count = (panels * PANEL).min(n - panel * PANEL);

@@ -26,11 +26,13 @@ impl<'a> KeyList<'a> {
 
     /// How many keys before `limit` it has.
     pub(crate) fn len(self, limit: usize) -> usize {
-        let full = |start: &u32| (*start as usize).saturating_mul(self.unit).saturating_add(self.width) <= limit;
+        let full =
+            |start: &u32| (*start as usize).saturating_mul(self.unit).saturating_add(self.width) <= limit;
         let whole = self.starts.partition_point(full);
-        let partial = self.starts.get(whole).map_or(0, |&start| {
-            limit.saturating_sub((start as usize).saturating_mul(self.unit))
-        });
+        let partial = self
+            .starts
+            .get(whole)
+            .map_or(0, |&start| limit.saturating_sub((start as usize).saturating_mul(self.unit)));
         whole * self.width + partial
     }
 }
@@ -74,8 +76,7 @@ impl Iterator for Panels<'_> {
         }
         let index = self.at / PANEL;
         let first = index * PANEL;
-        let panel =
-            Panel { index, lo: (self.at - first) as i32, hi: (self.end - first).min(PANEL) as i32 };
+        let panel = Panel { index, lo: (self.at - first) as i32, hi: (self.end - first).min(PANEL) as i32 };
         self.at = first + PANEL;
         Some(panel)
     }

@@ -102,7 +102,9 @@ pub fn merge_states<T: Element>(
             }
             if let Some(lse) = lse_out {
                 // SAFETY: inside `[heads, tokens]`, and this thread alone has the token.
-                unsafe { lse.0.add(head * tokens + token).write(if sum == 0.0 { top } else { top + sum.ln() }) };
+                unsafe {
+                    lse.0.add(head * tokens + token).write(if sum == 0.0 { top } else { top + sum.ln() })
+                };
             }
         }
     });

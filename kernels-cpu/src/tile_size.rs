@@ -26,14 +26,17 @@ pub(crate) const GEMM_ROWS: usize = 128;
 /// Weight panels that a task of a matrix product takes.
 pub(crate) const GEMM_PANELS: usize = 16;
 
-/// The same for at most [`GEMV_ROWS`] rows, whose time is that of reading the weights.
-pub(crate) const GEMV_PANELS: usize = 4;
-
 /// Inner indices between two stores of the accumulators: a register tile's weights stay in the first-level cache.
 pub(crate) const GEMM_INNER: usize = 256;
 
-/// Up to this many rows a matrix product takes all inner indices at once.
-pub(crate) const GEMV_ROWS: usize = 4;
+/// Up to this many rows the time of a matrix product is that of reading the weights.
+pub(crate) const GEMV_ROWS: usize = 32;
+
+/// Weight panels of a task then: more tasks than threads even for narrow matrices.
+pub(crate) const GEMV_PANELS: usize = 4;
+
+/// Inner indices then: long runs of memory, that stay in the second-level cache for the next rows.
+pub(crate) const GEMV_INNER: usize = 2048;
 
 /// Rows per task for a query block of `block_m` rows: equal parts of at most [`ROW_TILE`].
 pub(crate) fn row_tile(block_m: usize) -> usize {

@@ -21,7 +21,13 @@ fn run<T: Element>(
 }
 
 /// Every block with probability `density`, those that the causal mask hides among them.
-fn random_mask(rng: &mut Rng, shape: &AttentionShape, block_m: usize, block_n: usize, density: f64) -> BlockMask {
+fn random_mask(
+    rng: &mut Rng,
+    shape: &AttentionShape,
+    block_m: usize,
+    block_n: usize,
+    density: f64,
+) -> BlockMask {
     let mut mask = BlockMask::empty(shape, block_m, block_n).unwrap();
     for b in 0..shape.seqlens.batch() {
         for _ in 0..shape.num_heads * mask.m_blocks(b) {
@@ -37,7 +43,13 @@ fn sees(mask: &BlockMask) -> impl Fn(usize, usize, usize, usize) -> bool {
 }
 
 fn seeded<T: Element + Number>() {
-    let limits = ShapeLimits { max_tokens: 160, max_batch: 2, max_heads_k: 2, head_dims: &HEAD_DIMS, ..Default::default() };
+    let limits = ShapeLimits {
+        max_tokens: 160,
+        max_batch: 2,
+        max_heads_k: 2,
+        head_dims: &HEAD_DIMS,
+        ..Default::default()
+    };
     for seed in testing::seeds(10) {
         let mut rng = Rng::new(seed);
         let shape = rng.shape(&limits);
@@ -71,18 +83,22 @@ fn seeded_masks_f16() {
 
 #[test]
 fn block_edges() {
-    for (seed, len) in [64, 128].into_iter().flat_map(|b| testing::edge_lengths(b).map(|len| (b, len))).enumerate() {
+    for (seed, len) in
+        [64, 128].into_iter().flat_map(|b| testing::edge_lengths(b).map(|len| (b, len))).enumerate()
+    {
         let (block, len) = len;
         let mut rng = Rng::new(seed as u64);
         let past = *rng.choose(&[0, 1, block]);
         let shape =
-            AttentionShape::new(1, 1, 32, Seqlens::single(len.min(300), len.min(300) + past).unwrap()).unwrap();
+            AttentionShape::new(1, 1, 32, Seqlens::single(len.min(300), len.min(300) + past).unwrap())
+                .unwrap();
         let mask = random_mask(&mut rng, &shape, block, block, 0.5);
         let options = AttentionOptions::default();
         let inputs = Inputs::<f32>::random(&mut rng, &shape);
         let expected = inputs.expect(&shape, &options, sees(&mask));
         on_every_isa(|isa| {
-            expected.assert(&run(&inputs, &shape, &options, &mask), &case!(seed as u64, "{isa:?} {block} {len}"));
+            expected
+                .assert(&run(&inputs, &shape, &options, &mask), &case!(seed as u64, "{isa:?} {block} {len}"));
         });
     }
 }
@@ -95,8 +111,9 @@ fn a_full_mask_is_dense_to_the_bit() {
         let options = AttentionOptions { causal: rng.chance(0.7), ..Default::default() };
         let inputs = Inputs::<bf16>::random(&mut rng, &shape);
         on_every_isa(|isa| {
-            let (out, lse) = inputs
-                .run(&shape, |q, k, v, out, lse| dense_attention::Plan::new(&shape, &options)?.run(q, k, v, out, lse));
+            let (out, lse) = inputs.run(&shape, |q, k, v, out, lse| {
+                dense_attention::Plan::new(&shape, &options)?.run(q, k, v, out, lse)
+            });
             for (block_m, block_n) in [(16, 16), (128, 128), (64, 256), (100, 24), (1000, 1)] {
                 let mask = BlockMask::dense(&shape, block_m, block_n, options.causal).unwrap();
                 let got = run(&inputs, &shape, &options, &mask);
@@ -152,8 +169,7 @@ fn permuting_heads_permutes_outputs() {
     let inputs = Inputs::<bf16>::random(&mut rng, &shape);
     let mask = random_mask(&mut rng, &shape, 32, 64, 0.4);
     let order = [2, 0, 3, 1];
-    let permuted =
-        Inputs { q: inputs.q.heads(&order), k: inputs.k.heads(&order), v: inputs.v.heads(&order) };
+    let permuted = Inputs { q: inputs.q.heads(&order), k: inputs.k.heads(&order), v: inputs.v.heads(&order) };
     let mut permuted_mask = BlockMask::empty(&shape, 32, 64).unwrap();
     for h in order {
         for m in 0..mask.m_blocks(0) {
@@ -163,11 +179,8 @@ fn permuting_heads_permutes_outputs() {
     on_every_isa(|isa| {
         let (out, lse) = run(&inputs, &shape, &options, &mask);
         let (out_permuted, lse_permuted) = run(&permuted, &shape, &options, &permuted_mask);
-        let want: Vec<bf16> = (0..150)
-            .flat_map(|t| order.map(|h| &out[(t * 4 + h) * 64..][..64]))
-            .flatten()
-            .copied()
-            .collect();
+        let want: Vec<bf16> =
+            (0..150).flat_map(|t| order.map(|h| &out[(t * 4 + h) * 64..][..64])).flatten().copied().collect();
         let want_lse: Vec<f32> = order.iter().flat_map(|h| lse[h * 150..][..150].to_vec()).collect();
         testing::assert_bits(&out_permuted, &want, &case!(5, "{isa:?}"));
         testing::assert_bits(&lse_permuted, &want_lse, &case!(5, "{isa:?}"));

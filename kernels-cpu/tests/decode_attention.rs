@@ -72,7 +72,8 @@ impl<T: Element> Case<T> {
 
     fn run(&self) -> (Vec<T>, Vec<f32>) {
         let [total_q, heads, dim] = self.q.view().shape();
-        let (mut out, mut lse) = (testing::nans::<T>(total_q * heads * dim), testing::nans::<f32>(heads * total_q));
+        let (mut out, mut lse) =
+            (testing::nans::<T>(total_q * heads * dim), testing::nans::<f32>(heads * total_q));
         let mut view = TensorViewMut::thd(&mut out, total_q, heads, dim).unwrap();
         let (q, k, v) = (self.q.view(), self.k.view(), self.v.view());
         let batch = self.cache_seqlens.len();

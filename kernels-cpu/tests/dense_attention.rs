@@ -26,7 +26,13 @@ fn random_options(rng: &mut Rng) -> AttentionOptions {
 }
 
 fn seeded<T: Element + Number>() {
-    let limits = ShapeLimits { max_tokens: 200, max_batch: 2, max_heads_k: 2, head_dims: &HEAD_DIMS, ..Default::default() };
+    let limits = ShapeLimits {
+        max_tokens: 200,
+        max_batch: 2,
+        max_heads_k: 2,
+        head_dims: &HEAD_DIMS,
+        ..Default::default()
+    };
     for seed in testing::seeds(8) {
         let mut rng = Rng::new(seed);
         let shape = rng.shape(&limits);
@@ -79,7 +85,8 @@ fn small_integers_and_one_hot_weights_are_exact() {
         let seqlens = Seqlens::single(seqlen_q, seqlen_k).unwrap();
         let shape = AttentionShape::new(4, 2, 64, seqlens).unwrap();
         let past = seqlen_k - seqlen_q;
-        let (q, k, chosen) = Tensor::<bf16>::one_hot(&mut rng, seqlen_q, seqlen_k, 4, 2, 64, |i| i + past + 1);
+        let (q, k, chosen) =
+            Tensor::<bf16>::one_hot(&mut rng, seqlen_q, seqlen_k, 4, 2, 64, |i| i + past + 1);
         let inputs = Inputs { q, k, v: Tensor::sparse_integers(&mut rng, seqlen_k, 2, 64) };
         let want: Vec<bf16> = (0..seqlen_q)
             .flat_map(|i| (0..4).map(move |h| (i, h)))
@@ -147,7 +154,8 @@ fn rows_that_see_nothing_are_zero_and_unseen_poison_stays_unseen() {
 fn every_layout_gives_the_same_bits() {
     let mut rng = Rng::new(7);
     let (batch, seqlen, heads, dim) = (2, 70, 4, 48);
-    let shape = AttentionShape::new(heads, heads, dim, Seqlens::uniform(batch, seqlen, seqlen).unwrap()).unwrap();
+    let shape =
+        AttentionShape::new(heads, heads, dim, Seqlens::uniform(batch, seqlen, seqlen).unwrap()).unwrap();
     let inputs = Inputs::<bf16>::random(&mut rng, &shape);
     let options = AttentionOptions::default();
     let (want, _) = run(&inputs, &shape, &options);
@@ -228,9 +236,12 @@ fn a_plan_runs_again_and_refuses_other_shapes() {
     let short = TensorView::thd(&data, 89, 2, 32).unwrap();
     let mut out = vec![0.0f32; 50 * 4 * 32];
     let mut out = TensorViewMut::thd(&mut out, 50, 4, 32).unwrap();
-    for (q, k, v, lse, arg) in
-        [(&k, &k, &k, 200, "q"), (&q, &short, &k, 200, "k"), (&q, &k, &short, 200, "v"), (&q, &k, &k, 199, "lse")]
-    {
+    for (q, k, v, lse, arg) in [
+        (&k, &k, &k, 200, "q"),
+        (&q, &short, &k, 200, "k"),
+        (&q, &k, &short, 200, "v"),
+        (&q, &k, &k, 199, "lse"),
+    ] {
         let why = plan.run(q, k, v, &mut out, Some(&mut vec![0.0; lse])).unwrap_err().to_string();
         assert!(why.starts_with("dense_attention: ") && why.contains(arg), "{why}");
     }

@@ -5,11 +5,17 @@ mod common;
 use common::{Inputs, on_every_isa};
 use half::bf16;
 use lacuna_core::{AttentionOptions, AttentionShape, Element, Seqlens, TensorView, TensorViewMut};
-use lacuna_kernels_cpu::{dense_attention::Plan, merge_state::{merge_state, merge_states}};
+use lacuna_kernels_cpu::{
+    dense_attention::Plan,
+    merge_state::{merge_state, merge_states},
+};
 use lacuna_reference::case;
 use lacuna_reference::testing::{self, Rng, Tensor, Tolerance};
 
-fn merge<T: Element>(states: &[(TensorView<T>, &[f32])], [tokens, heads, dim]: [usize; 3]) -> (Vec<T>, Vec<f32>) {
+fn merge<T: Element>(
+    states: &[(TensorView<T>, &[f32])],
+    [tokens, heads, dim]: [usize; 3],
+) -> (Vec<T>, Vec<f32>) {
     let (mut out, mut lse) = (testing::nans::<T>(tokens * heads * dim), testing::nans::<f32>(heads * tokens));
     let mut view = TensorViewMut::thd(&mut out, tokens, heads, dim).unwrap();
     match states {

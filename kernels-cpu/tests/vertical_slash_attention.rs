@@ -14,7 +14,8 @@ const TILE: usize = VerticalSlashIndex::TILE;
 fn seeded<T: Element + Number>() {
     for seed in testing::seeds(8) {
         let mut rng = Rng::new(seed);
-        let shape = rng.shape(&ShapeLimits { max_tokens: 300, max_batch: 2, max_heads_k: 2, ..Default::default() });
+        let shape =
+            rng.shape(&ShapeLimits { max_tokens: 300, max_batch: 2, max_heads_k: 2, ..Default::default() });
         let mut index = VerticalSlashIndex::empty(&shape).unwrap();
         for b in 0..shape.seqlens.batch() {
             for _ in 0..shape.num_heads {

@@ -140,6 +140,9 @@ fn help_lists_the_commands() {
         .collect();
     assert_eq!(commands, ["demo", "generate", "mask", "tokens", "model", "doctor", "help"]);
     assert!(help.contains("16k is 16384"));
+    assert!(help.contains("  doctor    Check this machine"), "{help}");
+    assert!(lacuna(["demo", "--help"]).ok().contains("What each pattern ought to find"));
+    assert!(lacuna(["model", "needle", "--help"]).ok().contains("built by hand"));
 }
 
 #[test]
@@ -375,7 +378,8 @@ fn demo_is_as_expected() {
         assert_eq!(patterns[i]["found"], 4, "{:#}", patterns[i]);
     }
     assert_eq!(patterns[0]["density"], 1.0);
-    for pattern in &patterns[1..] {
+    // (FlexPrefill's blocks are as long as the questions, which is most of so short a text.)
+    for pattern in &patterns[2..] {
         assert!(pattern["density"].as_f64().unwrap() < 0.9, "{pattern:#}");
     }
     // A window cannot reach the middle of the text.

@@ -247,10 +247,7 @@ impl Dot<bf16> for Avx512 {
     unsafe fn store_left(self, p: *mut bf16, v: __m512) {
         // SAFETY: the entry function has AVX512-BF16; the caller vouches for the memory; 256 plain bits.
         unsafe {
-            _mm256_storeu_si256(
-                p.cast(),
-                std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)),
-            );
+            _mm256_storeu_si256(p.cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)));
         }
     }
 }

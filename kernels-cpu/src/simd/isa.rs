@@ -87,7 +87,9 @@ impl Isa {
         SCOPED.get().unwrap_or_else(|| {
             *CHOSEN.get_or_init(|| {
                 let name = std::env::var("LACUNA_ISA").unwrap_or_default();
-                Self::available().find(|isa| isa.name().eq_ignore_ascii_case(&name)).unwrap_or_else(Self::best)
+                Self::available()
+                    .find(|isa| isa.name().eq_ignore_ascii_case(&name))
+                    .unwrap_or_else(Self::best)
             })
         })
     }

@@ -5,7 +5,7 @@
 //! instruction set and enters the right copy:
 //!
 //! ```
-//! use lacuna_kernels_cpu::simd::{Dot, Isa, Kernel, Operand, Simd};
+//! use lacuna_kernels_cpu::simd::{Dot, Isa, Kernel, Operand};
 //!
 //! struct Sum<'a>(&'a [f32]);
 //! impl Kernel for Sum<'_> {
@@ -41,8 +41,8 @@
 //! depend on the rows around it.
 
 mod isa;
-pub mod matmul;
 mod math;
+pub mod matmul;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]

@@ -60,20 +60,15 @@ struct GlobalArgs {
     progress: ProgressMode,
 }
 
+// Each command says on its own struct what it does.
 #[derive(Subcommand)]
 enum Command {
-    /// Show every pattern on a long text with facts hidden in it
     Demo(demo::DemoArgs),
-    /// Continue a prompt, under one pattern or several
     Generate(generate::GenerateArgs),
-    /// Draw which blocks a pattern keeps
     Mask(mask::MaskArgs),
-    /// Count, encode or decode tokens
     Tokens(tokens::TokensArgs),
-    /// Make the needle model, or look at a model
     #[command(subcommand)]
     Model(model::ModelCommand),
-    /// Check this machine, and that the kernels are right on it
     Doctor(doctor::DoctorArgs),
 }
 

@@ -17,16 +17,15 @@ use super::terminal;
 #[derive(clap::Subcommand)]
 #[command(subcommand_required = true)]
 pub enum ModelCommand {
-    /// Make a small model that finds facts hidden in long texts, no download needed
-    ///
-    /// Its weights are built by hand, 3.8 million of them. It answers "Record: the secret number kept for KEY is:" with
-    /// the value the text before gives, exactly when attention reads the tokens that hold it: so it shows whether a
-    /// pattern keeps what matters. It is no language model, and its score says nothing about the quality of one.
     Needle(NeedleArgs),
-    /// Say what a model directory holds
     Info(InfoArgs),
 }
 
+/// Make a small model that finds facts hidden in long texts, no download needed
+///
+/// Its weights are built by hand, 3.8 million of them. It answers "Record: the secret number kept for KEY is:" with
+/// the value the text before gives, exactly when attention reads the tokens that hold it: so it shows whether a
+/// pattern keeps what matters. It is no language model, and its score says nothing about the quality of one.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  \
     lacuna model needle --out needle\n  \
@@ -58,6 +57,7 @@ enum BasisArg {
     Plain,
 }
 
+/// Say what a model directory holds
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  lacuna model info -m needle")]
 pub struct InfoArgs {

@@ -85,8 +85,9 @@ impl Config {
     /// Reads and checks `config.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Malformed`] for an unreadable file, [`Error::InvalidConfig`] for a value that makes no
-    /// sense, [`Error::Unsupported`] for a model or feature other than those of Llama 2, 3 and 3.1.
+    /// [`Error::Io`](crate::Error::Io) and [`Error::Malformed`](crate::Error::Malformed) for an unreadable file,
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for a value that makes no sense,
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for a model or feature other than those of Llama 2, 3 and 3.1.
     pub fn from_file(path: &Path) -> Result<Self> {
         let map = read_object(path)?;
         let fields = Fields::new(path, &map);

@@ -254,7 +254,8 @@ mod tests {
                 index.columns(0, 1, i / 64).contains(&(j as u32))
                     || index.blocks(0, 1, i / 64).iter().any(|&s| (s as usize..s as usize + 64).contains(&j))
             };
-            let cases: [(Selection, &dyn Fn(usize, usize) -> bool); 3] = [
+            type Keeps<'a> = &'a dyn Fn(usize, usize) -> bool;
+            let cases: [(Selection, Keeps); 3] = [
                 (Selection::Blocks(&mask), &in_blocks),
                 (Selection::VerticalSlash(&index), &in_index),
                 (Selection::Dense, &|_, _| true),

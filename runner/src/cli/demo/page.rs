@@ -19,8 +19,8 @@ impl Demo {
         let depth = |needle: Option<&HiddenNeedle>| needle.map_or(0.0, |needle| needle.depth_percent);
         let mut page = format!(
             "A text of {} tokens hides {} facts, from {:.0}% to {:.0}% of its length. A small\n\
-             Llama model reads it under each pattern and is asked for all of them. The prefill\n\
-             of text and questions goes through the pattern; answers are decoded densely.\n\n",
+             Llama model reads text and questions under each pattern, in one prefill; the\n\
+             answers are then decoded densely.\n\n",
             format_count(self.tokens),
             self.needles.len(),
             depth(self.needles.first()),
