@@ -53,3 +53,8 @@ pub use lacuna_core::{
 pub use lacuna_kernels_cpu as cpu;
 pub use lacuna_kernels_cpu::merge_state;
 pub use pattern::{Pattern, Report, Selection};
+
+/// The README's example is compiled and run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -73,10 +73,10 @@ impl<'a, T: Element> TensorView<'a, T> {
     pub fn check_finite(&self, op: &'static str, arg: &'static str) -> Result<()> {
         for token in 0..self.layout.tokens() {
             for head in 0..self.layout.heads {
-                // A sum of zeros is NaN exactly when an element is not finite; it vectorises, a search does not.
+                // No early exit: an integer reduction vectorises, a search or a sum of floats does not.
                 let row = self.row(token, head);
-                let probe: f32 = row.iter().map(|x| x.to_f32() * 0.0).sum();
-                if probe != 0.0 {
+                let bad = row.iter().fold(false, |bad, x| bad | !x.to_f32().is_finite());
+                if bad {
                     let value = row.iter().map(|x| x.to_f32()).find(|x| !x.is_finite()).unwrap_or(f32::NAN);
                     return Err(Error::NotFinite { op, arg, value, token, head });
                 }

@@ -5,7 +5,7 @@ mod common;
 use common::on_every_isa;
 use half::{bf16, f16};
 use lacuna_core::Element;
-use lacuna_kernels_cpu::simd::{Dot, Kernel, Operand, Simd};
+use lacuna_kernels_cpu::simd::{Dot, Kernel, Operand};
 use lacuna_reference::testing::Rng;
 
 /// Widens and rounds back whole vectors of `T`.
