@@ -515,3 +515,11 @@ fn a_full_output_is_a_failure() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write to standard output"));
 }
+
+#[test]
+fn an_instruction_set_that_the_machine_lacks_is_refused() {
+    let mut command = command(["doctor"]);
+    command.env("LACUNA_ISA", "sse9");
+    Run { output: command.output().unwrap(), command: format!("{command:?}") }
+        .fails(2, &["LACUNA_ISA must be one of portable", "got sse9"]);
+}

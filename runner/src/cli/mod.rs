@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use failure::{Failure, Outcome};
+use lacuna::cpu::simd::Isa;
 use lacuna_runner::attn;
 use progress::ProgressMode;
 
@@ -95,7 +96,18 @@ fn asks_for_patterns(args: impl Iterator<Item = String>) -> bool {
         || args.windows(2).any(|w| (w[0] == "--attn" || w[0] == "-a") && w[1] == "help")
 }
 
+/// Refuses a `LACUNA_ISA` that kernels would pass over.
+fn check_isa() -> Outcome {
+    let Some(name) = std::env::var_os("LACUNA_ISA") else { return Ok(()) };
+    if Isa::available().any(|isa| name.eq_ignore_ascii_case(isa.name())) {
+        return Ok(());
+    }
+    let names: Vec<_> = Isa::available().map(Isa::name).collect();
+    Err(Failure::Usage(format!("LACUNA_ISA must be one of {}, got {}", names.join(", "), name.display())))
+}
+
 fn run(cli: Cli) -> Outcome {
+    check_isa()?;
     if let Some(threads) = cli.global.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.get())
