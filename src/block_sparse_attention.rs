@@ -78,7 +78,7 @@ impl<T: Element> Plan<T> {
         out: &mut TensorViewMut<T>,
         softmax_lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        q.check_finite("block_sparse_attention", "q")?;
+        cpu::check_finite("block_sparse_attention", "q", q)?;
         match &mut self.engine {
             Engine::Cpu(plan) => plan.run(q, k, v, block_mask, out, softmax_lse),
         }

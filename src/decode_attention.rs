@@ -84,7 +84,7 @@ impl<T: Element> Plan<T> {
         out: &mut TensorViewMut<T>,
         softmax_lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        q.check_finite("decode_attention", "q")?;
+        cpu::check_finite("decode_attention", "q", q)?;
         match &mut self.engine {
             Engine::Cpu(plan) => plan.run(q, k_cache, v_cache, cache_seqlens, out, softmax_lse),
         }

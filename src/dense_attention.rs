@@ -67,7 +67,7 @@ impl<T: Element> Plan<T> {
         out: &mut TensorViewMut<T>,
         softmax_lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        q.check_finite("dense_attention", "q")?;
+        cpu::check_finite("dense_attention", "q", q)?;
         match &mut self.engine {
             Engine::Cpu(plan) => plan.run(q, k, v, out, softmax_lse),
         }

@@ -93,7 +93,7 @@ impl<T: Element> Plan<T> {
         softmax_lse: Option<&mut [f32]>,
         observe: impl FnOnce(Selection<'_>),
     ) -> Result<Report> {
-        q.check_finite("prefill", "q")?;
+        cpu::check_finite("prefill", "q", q)?;
         let start = Instant::now();
         let selection = self.search.search(q, k)?;
         let search = start.elapsed();

@@ -53,6 +53,8 @@ pub trait Element:
     fn from_f32(x: f32) -> Self;
     /// Rounds to nearest, ties to even, in one step (no double rounding through `f32`).
     fn from_f64(x: f64) -> Self;
+    /// Neither NaN nor infinite. Looks at the bits alone, so that a loop over a row vectorises for every type.
+    fn is_finite(self) -> bool;
 }
 
 impl Element for f32 {
@@ -68,6 +70,10 @@ impl Element for f32 {
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x as f32
+    }
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.is_finite()
     }
 }
 
@@ -85,6 +91,10 @@ impl Element for bf16 {
     fn from_f64(x: f64) -> Self {
         Self::from_f64(x)
     }
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
 }
 
 impl Element for f16 {
@@ -100,5 +110,9 @@ impl Element for f16 {
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         Self::from_f64(x)
+    }
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.is_finite()
     }
 }

@@ -195,6 +195,32 @@ impl AttentionShape {
             _ => Ok(()),
         }
     }
+
+    /// Refuses a sequence that is not in the batch, and rows of queries or columns of keys that it does not have.
+    pub fn check_window(
+        &self,
+        op: &'static str,
+        b: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> Result<()> {
+        if b >= self.seqlens.batch() {
+            return Err(Error::invalid(op, "b", format_args!("below {}", self.seqlens.batch()), b));
+        }
+        for (arg, range, len) in
+            [("rows", rows, self.seqlens.seqlen_q(b)), ("columns", columns, self.seqlens.seqlen_k(b))]
+        {
+            if range.start > range.end || range.end > len {
+                return Err(Error::invalid(
+                    op,
+                    arg,
+                    format_args!("within 0..{len}"),
+                    format_args!("{range:?}"),
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn check(op: &'static str, arg: &'static str, want: [usize; 3], got: [usize; 3]) -> Result<()> {

@@ -68,22 +68,6 @@ impl<'a, T: Element> TensorView<'a, T> {
         let start = self.layout.offset(token, head);
         &self.data[start..start + self.layout.head_dim]
     }
-
-    /// Refuses the first NaN or infinity, naming its token and head.
-    pub fn check_finite(&self, op: &'static str, arg: &'static str) -> Result<()> {
-        for token in 0..self.layout.tokens() {
-            for head in 0..self.layout.heads {
-                // No early exit: an integer reduction vectorises, a search or a sum of floats does not.
-                let row = self.row(token, head);
-                let bad = row.iter().fold(false, |bad, x| bad | !x.to_f32().is_finite());
-                if bad {
-                    let value = row.iter().map(|x| x.to_f32()).find(|x| !x.is_finite()).unwrap_or(f32::NAN);
-                    return Err(Error::NotFinite { op, arg, value, token, head });
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A mutable tensor view. Its rows never overlap.

@@ -181,6 +181,10 @@ impl VerticalSlashIndex {
                 let seen = |from: usize, to: usize| -> u64 {
                     let last =
                         |i: usize| (i as isize + 1 + self.seqlens.past(b)).clamp(0, to as isize) as usize;
+                    if last(rows.start) == to {
+                        // Below the diagonal every row sees all of them.
+                        return (rows.len() * to.saturating_sub(from)) as u64;
+                    }
                     rows.clone().map(|i| last(i).saturating_sub(from) as u64).sum()
                 };
                 visible += self.num_heads as u64 * seen(0, seqlen_k);

@@ -5,6 +5,7 @@
 
 mod buffer;
 mod engine;
+mod finite;
 mod forward;
 mod key_list;
 mod pack;
@@ -28,3 +29,5 @@ pub mod merge_state;
 pub mod simd;
 pub mod top_k;
 pub mod vertical_slash;
+
+pub use finite::check_finite;

@@ -2,7 +2,7 @@
 
 use lacuna_core::{AttentionShape, Element, Error, TensorView};
 
-use crate::simd::{Dot, Operand, Simd};
+use crate::simd::{Dot, Operand, Simd, store_left};
 
 /// Copies a row as left-hand operand elements, zero from its end to `stride`.
 ///
@@ -16,21 +16,9 @@ pub(crate) unsafe fn copy_row<S: Dot<P>, P: Operand, T: Element>(
     stride: usize,
     out: *mut P::Left,
 ) {
-    // SAFETY: `row.len()` elements are read and `stride` written. An operand of the element's size is the element's
-    // type; any other is `f32`.
+    // SAFETY: `row.len()` elements are read and `stride` written.
     unsafe {
-        if size_of::<P::Left>() == size_of::<T>() {
-            std::ptr::copy_nonoverlapping(row.as_ptr(), out.cast::<T>(), row.len());
-        } else {
-            let whole = row.len() / S::LANES * S::LANES;
-            let out = out.cast::<f32>();
-            for i in (0..whole).step_by(S::LANES) {
-                s.store(out.add(i), s.load_widened(row.as_ptr().add(i)));
-            }
-            for i in whole..row.len() {
-                out.add(i).write(row[i].to_f32());
-            }
-        }
+        store_left::<S, P, T>(s, row, out);
         std::ptr::write_bytes(out.add(row.len()), 0, stride - row.len());
     }
 }

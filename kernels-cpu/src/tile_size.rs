@@ -14,6 +14,9 @@ pub(crate) const KEY_TILE_PANELS: usize = KEY_TILE / PANEL;
 /// Panels that one thread packs at a time.
 pub(crate) const PACK_CHUNK_PANELS: usize = 16;
 
+/// Elements of a tensor that one thread checks at a time.
+pub(crate) const FINITE_CHUNK: usize = 1 << 16;
+
 /// Keys of one split of decode attention. Fixed, so that a row does not depend on the machine or the batch.
 pub(crate) const DECODE_SPLIT: usize = 1024;
 

@@ -6,7 +6,7 @@ use lacuna_core::{
 };
 use lacuna_kernels_cpu::antidiagonal_score::{self, BlockScores};
 use lacuna_kernels_cpu::block_select::Plan;
-use lacuna_reference::testing::{Lcg, MaskBounds, Rng, ShapeLimits, Tensor, seeds};
+use lacuna_reference::testing::{MaskBounds, Rng, ShapeLimits, Tensor, golden, seeds};
 use lacuna_reference::{block_select, block_select_bounds, case};
 
 fn single(q: usize, k: usize, heads: usize, dim: usize) -> AttentionShape {
@@ -27,89 +27,26 @@ fn rows(mask: &BlockMask, head: usize) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn golden_selection_of_the_first_chunk() {
-    let a = [0.5f32, 0.0, 0.0, 0.0, 0.2, 0.3, 0.0, 0.0, 0.1, 0.35, 0.05, 0.0, 0.05, 0.4, 0.25, 0.3];
-    let shape = single(512, 512, 1, 16);
-    let scores = BlockScores::from_vec(&shape, 128, a.to_vec()).unwrap();
-    for threshold in [0.0, 0.5, 0.7, 0.9, 1.0] {
-        let options = XAttentionOptions {
-            threshold: Threshold::Scalar(threshold),
-            compat: XAttentionCompat { first_chunk_quirk: true, ..Default::default() },
-            ..Default::default()
-        };
-        let want = if threshold == 0.0 {
-            [vec![0], vec![0, 1], vec![0, 2], vec![0, 3]]
-        } else {
-            [vec![0], vec![0, 1], vec![0, 1, 2], vec![0, 1, 2, 3]]
-        };
-        assert_eq!(rows(&select(&shape, &scores, &options, true), 0), want, "{threshold}");
-    }
-}
-
-#[test]
-fn golden_selection_of_a_later_chunk() {
-    let a = [0.1f32, 0.2, 0.3, 0.4, 0.0, 0.05, 0.25, 0.1, 0.15, 0.45];
-    let shape = single(256, 640, 1, 16);
-    let scores = BlockScores::from_vec(&shape, 128, a.to_vec()).unwrap();
-    for (threshold, want) in [
-        (0.0, [vec![0, 3], vec![0, 4]]),
-        (0.5, [vec![0, 2, 3], vec![0, 1, 4]]),
-        (0.6, [vec![0, 2, 3], vec![0, 1, 4]]),
-        // 0.8 and 0.9 are covered exactly, and lie just below and above the nearest f32.
-        (0.8f32.next_down(), [vec![0, 2, 3], vec![0, 1, 3, 4]]),
-        (0.9f32.next_up(), [vec![0, 1, 2, 3], vec![0, 1, 2, 3, 4]]),
-        (1.0, [vec![0, 1, 2, 3], vec![0, 1, 2, 3, 4]]),
-    ] {
-        let options = XAttentionOptions { threshold: Threshold::Scalar(threshold), ..Default::default() };
-        assert_eq!(rows(&select(&shape, &scores, &options, true), 0), want, "{threshold}");
+fn golden_selections() {
+    for selection in golden::selections() {
+        let shape = selection.shape();
+        let scores = BlockScores::from_vec(&shape, 128, selection.scores.to_vec()).unwrap();
+        for &(threshold, want) in selection.rows {
+            let mask = select(&shape, &scores, &selection.options(threshold), true);
+            assert_eq!(rows(&mask, 0), want, "{threshold}");
+        }
     }
 }
 
 /// Scores and selection together, as published.
 #[test]
 fn golden_end_to_end() {
-    let fill = |seed: u32| -> Vec<f32> {
-        let mut lcg = Lcg::new(seed);
-        (0..1000 * 2 * 16).map(|_| lcg.next_f32() * 4.0).collect()
-    };
-    let (mut q, mut k) = (fill(1), fill(2));
-    (0..1000).for_each(|t| q[t * 32] += 3.0);
-    (0..8).for_each(|row| k[row * 16] += 8.0);
-    let shape = single(1000, 1000, 2, 16);
-    let view = |x: &[f32]| {
-        Tensor::<f32>::from_fn(Layout::thd(1000, 2, 16), |t, h, d| x[(t * 2 + h) * 16 + d] as f64)
-    };
-    let (q, k) = (view(&q), view(&k));
-    let table = [
-        (8, 0, "1 11 111 1111 11111 111111 1111101 11110111", "1 11 101 1101 11011 111101 1111001 11110101"),
-        (8, 1, "1 11 111 1111 11111 111111 1101111 11011111", "1 11 111 1011 11011 111101 1101101 11010111"),
-        (16, 0, "1 11 111 1111 11111 111111 1111101 11110111", "1 11 111 1101 11011 111101 1111001 11110011"),
-        (16, 1, "1 11 111 1111 11111 111111 1101111 11011111", "1 11 111 1011 11011 111101 1101011 11010111"),
-    ];
-    for (stride, head, published, intended) in table {
-        let intended_rule = XAttentionCompat { first_chunk_quirk: false, ..XAttentionCompat::ORIGINAL };
-        for (compat, want) in [(XAttentionCompat::ORIGINAL, published), (intended_rule, intended)] {
-            for (threshold, want) in [(0.7, want), (0.9, "1 11 111 1111 11111 111111 1111111 11111111")] {
-                let options = XAttentionOptions {
-                    stride,
-                    threshold: Threshold::Scalar(threshold),
-                    chunk_size: Some(2048),
-                    compat,
-                    ..Default::default()
-                };
-                let mut plan = antidiagonal_score::Plan::new(&shape, &options, true).unwrap();
-                let mask = select(&shape, plan.run(&q.view(), &k.view()).unwrap(), &options, true);
-                let bits = |(m, row): (usize, Vec<u32>)| -> String {
-                    (0..=m as u32).map(|n| if row.contains(&n) { '1' } else { '0' }).collect()
-                };
-                let got: Vec<String> = rows(&mask, head).into_iter().enumerate().map(bits).collect();
-                assert_eq!(
-                    got.join(" "),
-                    want,
-                    "stride {stride}, head {head}, threshold {threshold}, {compat:?}"
-                );
-            }
-        }
+    let (shape, q, k) = golden::inputs(2, 2);
+    for row in golden::x_attention() {
+        let options = row.options();
+        let mut plan = antidiagonal_score::Plan::new(&shape, &options, true).unwrap();
+        let mask = select(&shape, plan.run(&q.view(), &k.view()).unwrap(), &options, true);
+        assert_eq!(golden::bit_rows(&mask, row.head), row.rows, "{row:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use lacuna_core::{
 };
 use lacuna_kernels_cpu::flex_prefill::{HeadReport, Plan};
 use lacuna_kernels_cpu::simd::Isa;
-use lacuna_reference::testing::{Case, Lcg, MaskBounds, Rng, ShapeLimits, Tensor, edge_lengths, seeds};
+use lacuna_reference::testing::{Case, MaskBounds, Rng, ShapeLimits, Tensor, edge_lengths, golden, seeds};
 use lacuna_reference::{case, flex_prefill, flex_prefill_bounds};
 
 fn single(q: usize, k: usize, heads: usize, heads_k: usize, dim: usize) -> AttentionShape {
@@ -25,56 +25,22 @@ fn search<T: Element>(
     (mask, plan.heads().to_vec())
 }
 
-fn flat_ids(mask: &BlockMask, head: usize) -> Vec<usize> {
-    let n_blocks = mask.n_blocks(0);
-    (0..mask.m_blocks(0))
-        .flat_map(|m| mask.row(0, head, m).iter().map(move |&n| m * n_blocks + n as usize))
-        .collect()
-}
-
 #[test]
 fn golden_table_of_the_published_code() {
-    let fill = |seed: u32, heads: usize| -> Vec<f32> {
-        let mut lcg = Lcg::new(seed);
-        (0..1000 * heads * 16).map(|_| lcg.next_f32() * 4.0).collect()
-    };
-    let (mut q, mut k) = (fill(1, 2), fill(2, 1));
-    (0..1000).for_each(|t| q[t * 32] += 3.0);
-    (0..4).for_each(|t| k[t * 16] += 8.0);
-    let shape = single(1000, 1000, 2, 1, 16);
-    let (q, k) = (TensorView::thd(&q, 1000, 2, 16).unwrap(), TensorView::thd(&k, 1000, 1, 16).unwrap());
-    // gamma, tau, least budget in blocks, head, query-aware, columns, diagonals, root of the divergence, blocks.
-    #[rustfmt::skip]
-    let table = [
-        (0.9, 0.1, 1, 0, false, 5, 6, 0.328462, "0 8 9 16 17 18 24 25 26 27 32 33 34 35 36 40 41 42 43 44 45 48 49 50 52 53 54 56 57 58 61 62 63"),
-        (0.9, 0.1, 1, 1, false, 7, 7, 0.105112, "0 8 9 16 17 18 24 25 26 27 32 33 34 35 36 40 41 42 43 44 45 48 49 50 51 52 53 54 56 57 58 59 60 61 62 63"),
-        (0.9, 0.25, 1, 1, true, 1, 1, 0.105112, "0 8 9 16 17 18 24 25 26 27 32 33 34 35 36 40 41 42 43 44 45 48 49 50 51 52 53 54 56 58 63"),
-        (0.5, 0.1, 1, 0, false, 1, 1, 0.328462, "0 8 9 16 18 24 27 32 36 40 45 48 54 56 63"),
-        (0.5, 0.1, 1, 1, false, 3, 4, 0.105112, "0 8 9 16 17 18 24 25 27 32 33 34 36 40 41 43 45 48 49 52 53 54 56 57 58 61 63"),
-        (0.5, 0.3, 2, 0, false, 2, 2, 0.328462, "0 8 9 16 18 24 27 32 36 40 45 48 53 54 56 61 63"),
-        (0.5, 0.3, 2, 1, true, 2, 2, 0.105112, "0 8 9 16 17 18 24 25 26 27 32 36 40 45 48 49 53 54 56 58 61 63"),
-    ];
+    let (shape, q, k) = golden::inputs(2, 1);
     for isa in Isa::available() {
-        for (gamma, tau, least, head, query_aware, vertical_blocks, slash_blocks, sqrt_jsd, blocks) in table {
-            let options = FlexPrefillOptions {
-                gamma,
-                tau,
-                min_budget: least * 128,
-                compat: FlexPrefillCompat::ORIGINAL,
-                ..Default::default()
-            };
-            let (mask, heads) = isa.scope(|| search(&shape, &q, &k, &options));
-            let report = heads[head];
-            let says = format!("{isa:?}, gamma {gamma}, tau {tau}, least {least}, head {head}: {report:?}");
-            assert!(!report.dense && report.query_aware == query_aware, "{says}");
+        for row in golden::FLEX_PREFILL {
+            let (mask, heads) = isa.scope(|| search(&shape, &q.view(), &k.view(), &row.options()));
+            let report = heads[row.head];
+            let says = format!("{isa:?}, {row:?}: {report:?}");
+            assert!(!report.dense && report.query_aware == row.query_aware, "{says}");
             assert_eq!(
                 (report.vertical_blocks, report.slash_blocks),
-                (vertical_blocks, slash_blocks),
+                (row.vertical_blocks, row.slash_blocks),
                 "{says}"
             );
-            assert!((report.sqrt_jsd - sqrt_jsd).abs() < 1e-6, "{says}");
-            let want: Vec<usize> = blocks.split(' ').map(|id| id.parse().unwrap()).collect();
-            assert_eq!(flat_ids(&mask, head), want, "{says}");
+            assert!((report.sqrt_jsd as f64 - row.sqrt_jsd).abs() < 1e-6, "{says}");
+            assert_eq!(golden::flat_blocks(&mask, row.head), row.blocks(), "{says}");
         }
     }
 }

@@ -31,16 +31,7 @@ pub fn column_mass<T: Element>(
     shape.check_k(OP, "k", k)?;
     shape.check_lse(OP, Some(softmax_lse))?;
     options.check(OP)?;
-    if b >= shape.seqlens.batch() {
-        return Err(Error::invalid(OP, "b", format_args!("below {}", shape.seqlens.batch()), b));
-    }
-    for (arg, range, len) in
-        [("rows", &rows, shape.seqlens.seqlen_q(b)), ("columns", &columns, shape.seqlens.seqlen_k(b))]
-    {
-        if range.start > range.end || range.end > len {
-            return Err(Error::invalid(OP, arg, format_args!("within 0..{len}"), format_args!("{range:?}")));
-        }
-    }
+    shape.check_window(OP, b, &rows, &columns)?;
     if mass.len() != columns.len() {
         return Err(Error::shape(OP, "mass", [columns.len()], [mass.len()]));
     }

@@ -4,27 +4,8 @@ use half::bf16;
 use lacuna_core::{
     AttentionShape, BlockMask, FlexPrefillCompat, FlexPrefillOptions, Layout, Seqlens, TensorView,
 };
-use lacuna_reference::testing::{Lcg, MaskBounds, Rng, ShapeLimits, Tensor, edge_lengths, seeds};
+use lacuna_reference::testing::{MaskBounds, Rng, ShapeLimits, Tensor, edge_lengths, golden, seeds};
 use lacuna_reference::{case, flex_prefill, flex_prefill_bounds};
-
-/// The data of the golden vectors: 1000 tokens, 16 features.
-fn golden_data(heads: usize, heads_k: usize) -> (Vec<f32>, Vec<f32>) {
-    let fill = |seed: u32, heads: usize| -> Vec<f32> {
-        let mut lcg = Lcg::new(seed);
-        (0..1000 * heads * 16).map(|_| lcg.next_f32() * 4.0).collect()
-    };
-    let (mut q, mut k) = (fill(1, heads), fill(2, heads_k));
-    (0..1000).for_each(|t| q[t * heads * 16] += 3.0);
-    (0..4 * heads_k).for_each(|row| k[row * 16] += 8.0);
-    (q, k)
-}
-
-fn flat_ids(mask: &BlockMask, head: usize) -> Vec<usize> {
-    let n_blocks = mask.n_blocks(0);
-    (0..mask.m_blocks(0))
-        .flat_map(|m| mask.row(0, head, m).iter().map(move |&n| m * n_blocks + n as usize))
-        .collect()
-}
 
 fn single(q: usize, k: usize, heads: usize, heads_k: usize, dim: usize) -> AttentionShape {
     AttentionShape::new(heads, heads_k, dim, Seqlens::single(q, k).unwrap()).unwrap()
@@ -32,76 +13,21 @@ fn single(q: usize, k: usize, heads: usize, heads_k: usize, dim: usize) -> Atten
 
 #[test]
 fn golden_table_of_the_published_code() {
-    let (q, k) = golden_data(2, 1);
-    let shape = single(1000, 1000, 2, 1, 16);
-    let (q, k) = (TensorView::thd(&q, 1000, 2, 16).unwrap(), TensorView::thd(&k, 1000, 1, 16).unwrap());
-    let all = "0 8 9 16 17 18 24 25 26 27 32 33 34 35 36 40 41 42 43 44 45 48 49 50 51 52 53 54 56 57 58 59 60 61 62 63";
-    // gamma, tau, least budget in blocks, head, query-aware, columns, diagonals, root of the divergence, blocks.
-    let table = [
-        (
-            0.9,
-            0.1,
-            1,
-            0,
-            false,
-            5,
-            6,
-            0.328462,
-            "0 8 9 16 17 18 24 25 26 27 32 33 34 35 36 40 41 42 43 44 45 48 49 50 52 53 54 56 57 58 61 62 63",
-        ),
-        (0.9, 0.1, 1, 1, false, 7, 7, 0.105112, all),
-        (
-            0.9,
-            0.25,
-            1,
-            1,
-            true,
-            1,
-            1,
-            0.105112,
-            "0 8 9 16 17 18 24 25 26 27 32 33 34 35 36 40 41 42 43 44 45 48 49 50 51 52 53 54 56 58 63",
-        ),
-        (0.5, 0.1, 1, 0, false, 1, 1, 0.328462, "0 8 9 16 18 24 27 32 36 40 45 48 54 56 63"),
-        (
-            0.5,
-            0.1,
-            1,
-            1,
-            false,
-            3,
-            4,
-            0.105112,
-            "0 8 9 16 17 18 24 25 27 32 33 34 36 40 41 43 45 48 49 52 53 54 56 57 58 61 63",
-        ),
-        (0.5, 0.3, 2, 0, false, 2, 2, 0.328462, "0 8 9 16 18 24 27 32 36 40 45 48 53 54 56 61 63"),
-        (
-            0.5,
-            0.3,
-            2,
-            1,
-            true,
-            2,
-            2,
-            0.105112,
-            "0 8 9 16 17 18 24 25 26 27 32 36 40 45 48 49 53 54 56 58 61 63",
-        ),
-    ];
-    for (gamma, tau, least, head, query_aware, vertical_blocks, slash_blocks, sqrt_jsd, blocks) in table {
-        let options = FlexPrefillOptions {
-            gamma,
-            tau,
-            min_budget: least * 128,
-            compat: FlexPrefillCompat::ORIGINAL,
-            ..Default::default()
-        };
+    let (shape, q, k) = golden::inputs(2, 1);
+    let (q, k) = (q.view(), k.view());
+    for row in golden::FLEX_PREFILL {
+        let options = row.options();
         let found = flex_prefill(&shape, &q, &k, &options).unwrap();
-        let report = found.heads[head].unwrap();
-        let says = format!("gamma {gamma}, tau {tau}, least {least}, head {head}: {report:?}");
-        assert_eq!(report.query_aware, query_aware, "{says}");
-        assert_eq!((report.vertical_blocks, report.slash_blocks), (vertical_blocks, slash_blocks), "{says}");
-        assert!((report.sqrt_jsd - sqrt_jsd).abs() < 1e-6, "{says}");
-        let want: Vec<usize> = blocks.split(' ').map(|id| id.parse().unwrap()).collect();
-        assert_eq!(flat_ids(&found.block_mask, head), want, "{says}");
+        let report = found.heads[row.head].unwrap();
+        let says = format!("{row:?}: {report:?}");
+        assert_eq!(report.query_aware, row.query_aware, "{says}");
+        assert_eq!(
+            (report.vertical_blocks, report.slash_blocks),
+            (row.vertical_blocks, row.slash_blocks),
+            "{says}"
+        );
+        assert!((report.sqrt_jsd - row.sqrt_jsd).abs() < 1e-6, "{says}");
+        assert_eq!(golden::flat_blocks(&found.block_mask, row.head), row.blocks(), "{says}");
         // One score of the last line lies close to its cut, nothing else.
         let bounds = flex_prefill_bounds(&shape, &q, &k, &options, MaskBounds::EPS).unwrap();
         bounds.check(&found.block_mask).unwrap();
@@ -294,9 +220,15 @@ fn heads_are_equivariant() {
     let found = flex_prefill(&shape, &q.view(), &k.view(), &options).unwrap();
     let (q, k) = (q.heads(&[3, 2, 0, 1]), k.heads(&[1, 0]));
     let permuted = flex_prefill(&shape, &q.view(), &k.view(), &options).unwrap();
-    assert!((1..4).any(|h| flat_ids(&found.block_mask, h) != flat_ids(&found.block_mask, 0)));
+    assert!(
+        (1..4)
+            .any(|h| golden::flat_blocks(&found.block_mask, h) != golden::flat_blocks(&found.block_mask, 0))
+    );
     for (h, from) in [3, 2, 0, 1].into_iter().enumerate() {
-        assert_eq!(flat_ids(&permuted.block_mask, h), flat_ids(&found.block_mask, from));
+        assert_eq!(
+            golden::flat_blocks(&permuted.block_mask, h),
+            golden::flat_blocks(&found.block_mask, from)
+        );
         assert_eq!(permuted.heads[h], found.heads[from]);
     }
 }

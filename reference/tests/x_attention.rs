@@ -4,7 +4,9 @@ use lacuna_core::{
     AttentionOptions, AttentionShape, BlockMask, Seqlens, TensorView, Threshold, XAttentionCompat,
     XAttentionOptions,
 };
-use lacuna_reference::testing::{Lcg, MaskBounds, Rng, ShapeLimits, Tensor, Tolerance, assert_close, seeds};
+use lacuna_reference::testing::{
+    MaskBounds, Rng, ShapeLimits, Tensor, Tolerance, assert_close, golden, seeds,
+};
 use lacuna_reference::{
     BlockScores, antidiagonal_score, block_select, block_select_bounds, case, dense_attention,
 };
@@ -17,93 +19,30 @@ fn rows(mask: &BlockMask, head: usize) -> Vec<Vec<u32>> {
     (0..mask.m_blocks(0)).map(|m| mask.row(0, head, m).to_vec()).collect()
 }
 
-/// A row as a string of bits over the first `len` columns.
-fn bits(row: &[u32], len: usize) -> String {
-    (0..len as u32).map(|n| if row.contains(&n) { '1' } else { '0' }).collect()
-}
-
 #[test]
-fn golden_selection_of_the_first_chunk() {
-    let a: [[f64; 4]; 4] =
-        [[0.5, 0.0, 0.0, 0.0], [0.2, 0.3, 0.0, 0.0], [0.1, 0.35, 0.05, 0.0], [0.05, 0.4, 0.25, 0.3]];
-    let shape = single(512, 512, 1, 16);
-    let scores = BlockScores::new(&shape, 128, a.iter().map(|row| row.to_vec()).collect()).unwrap();
-    let select = |threshold| {
-        let options = XAttentionOptions {
-            threshold: Threshold::Scalar(threshold),
-            compat: XAttentionCompat { first_chunk_quirk: true, ..Default::default() },
-            ..Default::default()
-        };
-        rows(&block_select(&shape, &scores, &options, true).unwrap(), 0)
-    };
-    assert_eq!(select(0.0), [vec![0], vec![0, 1], vec![0, 2], vec![0, 3]]);
-    for threshold in [0.5, 0.7, 0.9, 1.0] {
-        assert_eq!(select(threshold), [vec![0], vec![0, 1], vec![0, 1, 2], vec![0, 1, 2, 3]], "{threshold}");
-    }
-}
-
-#[test]
-fn golden_selection_of_a_later_chunk() {
-    // Published for f32 scores: at 0.5 the forced blocks of the first row fall short of half by rounding alone.
-    let a = [[0.1f32, 0.2, 0.3, 0.4, 0.0], [0.05, 0.25, 0.1, 0.15, 0.45]];
-    let a = a.iter().map(|row| row.iter().map(|&x| x as f64).collect()).collect();
-    let shape = single(256, 640, 1, 16);
-    let scores = BlockScores::new(&shape, 128, a).unwrap();
-    for (threshold, want) in [
-        (0.0, ["100100", "100010"]),
-        (0.5, ["101100", "110010"]),
-        (0.6, ["101100", "110010"]),
-        // 0.8 and 0.9 are covered exactly, and lie just below and above the nearest f32.
-        (0.8f32.next_down(), ["101100", "110110"]),
-        (0.9f32.next_up(), ["111100", "111110"]),
-        (1.0, ["111100", "111110"]),
-    ] {
-        let options = XAttentionOptions { threshold: Threshold::Scalar(threshold), ..Default::default() };
-        let mask = block_select(&shape, &scores, &options, true).unwrap();
-        assert_eq!(rows(&mask, 0).iter().map(|row| bits(row, 6)).collect::<Vec<_>>(), want, "{threshold}");
+fn golden_selections() {
+    for selection in golden::selections() {
+        let shape = selection.shape();
+        let n_blocks = shape.seqlens.seqlen_k(0).div_ceil(128);
+        let scores: Vec<f64> = selection.scores.iter().map(|&x| x as f64).collect();
+        let scores = scores.chunks(n_blocks).map(<[f64]>::to_vec).collect();
+        let scores = BlockScores::new(&shape, 128, scores).unwrap();
+        for &(threshold, want) in selection.rows {
+            let mask = block_select(&shape, &scores, &selection.options(threshold), true).unwrap();
+            assert_eq!(rows(&mask, 0), want, "{threshold}");
+        }
     }
 }
 
 #[test]
 fn golden_end_to_end() {
-    let fill = |seed: u32| -> Vec<f32> {
-        let mut lcg = Lcg::new(seed);
-        (0..1000 * 2 * 16).map(|_| lcg.next_f32() * 4.0).collect()
-    };
-    let (mut q, mut k) = (fill(1), fill(2));
-    (0..1000).for_each(|t| q[t * 32] += 3.0);
-    (0..8).for_each(|row| k[row * 16] += 8.0);
-    let shape = single(1000, 1000, 2, 16);
-    let (q, k) = (TensorView::thd(&q, 1000, 2, 16).unwrap(), TensorView::thd(&k, 1000, 2, 16).unwrap());
-    // stride, head, rows of the published code, rows by the intended rule.
-    let table = [
-        (8, 0, "1 11 111 1111 11111 111111 1111101 11110111", "1 11 101 1101 11011 111101 1111001 11110101"),
-        (8, 1, "1 11 111 1111 11111 111111 1101111 11011111", "1 11 111 1011 11011 111101 1101101 11010111"),
-        (16, 0, "1 11 111 1111 11111 111111 1111101 11110111", "1 11 111 1101 11011 111101 1111001 11110011"),
-        (16, 1, "1 11 111 1111 11111 111111 1101111 11011111", "1 11 111 1011 11011 111101 1101011 11010111"),
-    ];
-    for (stride, head, published, intended) in table {
-        let intended_rule = XAttentionCompat { first_chunk_quirk: false, ..XAttentionCompat::ORIGINAL };
-        for (compat, want) in [(XAttentionCompat::ORIGINAL, published), (intended_rule, intended)] {
-            for (threshold, want) in [(0.7, want), (0.9, "1 11 111 1111 11111 111111 1111111 11111111")] {
-                let options = XAttentionOptions {
-                    stride,
-                    threshold: Threshold::Scalar(threshold),
-                    chunk_size: Some(2048),
-                    compat,
-                    ..Default::default()
-                };
-                let scores = antidiagonal_score(&shape, &q, &k, &options, true).unwrap();
-                let mask = block_select(&shape, &scores, &options, true).unwrap();
-                let got: Vec<String> =
-                    rows(&mask, head).iter().enumerate().map(|(m, row)| bits(row, m + 1)).collect();
-                assert_eq!(
-                    got.join(" "),
-                    want,
-                    "stride {stride}, head {head}, threshold {threshold}, {compat:?}"
-                );
-            }
-        }
+    let (shape, q, k) = golden::inputs(2, 2);
+    let (q, k) = (q.view(), k.view());
+    for row in golden::x_attention() {
+        let options = row.options();
+        let scores = antidiagonal_score(&shape, &q, &k, &options, true).unwrap();
+        let mask = block_select(&shape, &scores, &options, true).unwrap();
+        assert_eq!(golden::bit_rows(&mask, row.head), row.rows, "{row:?}");
     }
     for (stride, last, sum) in [
         (8, [3.23564, 1.471, 1.6952, 1.55693, 1.43068, 1.54083, 1.46245, 0.60725], 13.0),

@@ -26,6 +26,7 @@
 
 mod case;
 mod close;
+pub mod golden;
 mod rng;
 mod selection;
 mod shapes;
