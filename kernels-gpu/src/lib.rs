@@ -1,0 +1,56 @@
+//! lacuna's device kernels.
+//!
+//! The crate is compiled twice: for `nvptx64-nvidia-cuda`, where the kernels become the PTX that `lacuna` ships, and as an
+//! ordinary library for the host, which finds here what both sides must agree on ([`params`], [`tile_size`], [`kernel`])
+//! and tests the arithmetic that needs no GPU.
+//!
+//! One folder per operation, in it a file per architecture; `forward` holds what dense and block-sparse attention share.
+//! The instructions are in `arch`, one family per file.
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    target_arch = "nvptx64",
+    feature(abi_ptx, abi_unadjusted, asm_experimental_arch, link_llvm_intrinsics)
+)]
+#![cfg_attr(target_arch = "nvptx64", allow(internal_features))]
+
+#[cfg(target_arch = "nvptx64")]
+#[macro_use]
+mod kernel_macro;
+
+pub mod kernel;
+pub mod params;
+pub mod tile_size;
+
+#[cfg(any(target_arch = "nvptx64", test))]
+mod arch;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod block_sparse_attention;
+#[cfg(target_arch = "nvptx64")]
+mod decode_attention;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod dense_attention;
+#[cfg(target_arch = "nvptx64")]
+mod element;
+#[cfg(target_arch = "nvptx64")]
+mod forward;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod key_tiles;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod mask;
+#[cfg(target_arch = "nvptx64")]
+mod merge_state;
+#[cfg(target_arch = "nvptx64")]
+mod seqlen;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod smem;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod softmax;
+
+#[cfg(target_arch = "nvptx64")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {
+        // SAFETY: ends the kernel with an error.
+        unsafe { core::arch::asm!("trap;", options(nostack)) }
+    }
+}
