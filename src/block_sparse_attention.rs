@@ -1,10 +1,12 @@
 //! Flash attention over the blocks that a [`BlockMask`] lists, and no others.
 
+use crate::staging::Staging;
 use crate::{
-    AttentionOptions, AttentionShape, BlockMask, Device, Element, Result, TensorView, TensorViewMut, cpu,
+    AttentionOptions, AttentionShape, BlockMask, Device, Element, Layout, Result, TensorView, TensorViewMut,
+    cpu, gpu,
 };
 
-/// A block-sparse attention call of fixed sizes. Planning allocates, running does not.
+/// A block-sparse attention call of fixed sizes. Planning allocates, running does not, but for a mask's copy on a GPU.
 ///
 /// # Examples
 /// ```
@@ -37,15 +39,24 @@ pub struct Plan<T: Element> {
 }
 
 enum Engine<T: Element> {
-    Cpu(cpu::block_sparse_attention::Plan<T>),
+    Cpu(Box<cpu::block_sparse_attention::Plan<T>>),
+    Gpu(Box<OnGpu<T>>),
+}
+
+struct OnGpu<T: Element> {
+    context: gpu::Context,
+    shape: AttentionShape,
+    plan: gpu::block_sparse_attention::Plan<T>,
+    staging: Staging<T>,
 }
 
 impl<T: Element> Plan<T> {
     /// Plans calls of `shape` with masks of `block_m` query tokens by `block_n` key tokens.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a block of 0 tokens or a scale that is not finite,
-    /// [`Error::TooLarge`](crate::Error::TooLarge) for sizes that overflow.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a block of 0 tokens, a scale that is not finite, and a
+    /// type, head dim or block that the device's kernels do not take; [`Error::TooLarge`](crate::Error::TooLarge) for sizes
+    /// that overflow; [`Error::Device`](crate::Error::Device) for a device that cannot be used.
     pub fn new(
         device: Device,
         shape: &AttentionShape,
@@ -53,10 +64,20 @@ impl<T: Element> Plan<T> {
         block_m: usize,
         block_n: usize,
     ) -> Result<Self> {
-        let engine = match device {
-            Device::Cpu => {
-                Engine::Cpu(cpu::block_sparse_attention::Plan::new(shape, options, block_m, block_n)?)
-            }
+        let engine = match device.context()? {
+            None => Engine::Cpu(Box::new(cpu::block_sparse_attention::Plan::new(
+                shape, options, block_m, block_n,
+            )?)),
+            Some(context) => Engine::Gpu(Box::new(OnGpu {
+                plan: gpu::block_sparse_attention::Plan::new(&context, shape, options, block_m, block_n)?,
+                staging: Staging::new(
+                    &context,
+                    Layout::thd(shape.seqlens.total_q(), shape.num_heads, shape.head_dim),
+                    Layout::thd(shape.seqlens.total_k(), shape.num_heads_k, shape.head_dim),
+                )?,
+                shape: shape.clone(),
+                context,
+            })),
         };
         Ok(Self { engine })
     }
@@ -81,6 +102,15 @@ impl<T: Element> Plan<T> {
         cpu::check_finite("block_sparse_attention", "q", q)?;
         match &mut self.engine {
             Engine::Cpu(plan) => plan.run(q, k, v, block_mask, out, softmax_lse),
+            Engine::Gpu(on_gpu) => {
+                let OnGpu { context, shape, plan, staging } = &mut **on_gpu;
+                shape.check_call("block_sparse_attention", q, k, v, out, softmax_lse.as_deref())?;
+                let block_mask =
+                    gpu::block_sparse_attention::DeviceBlockMask::from_host(context, block_mask)?;
+                staging.run(q, k, v, Some, out, softmax_lse, |mut on| {
+                    plan.run(on.stream, &on.q, &on.k, &on.v, &block_mask, &mut on.out, on.softmax_lse)
+                })
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Dense flash attention: `out = softmax(softmax_scale * q k^T + mask) v`.
 
-use crate::{AttentionOptions, AttentionShape, Device, Element, Result, TensorView, TensorViewMut, cpu};
+use crate::staging::Staging;
+use crate::{
+    AttentionOptions, AttentionShape, Device, Element, Layout, Result, TensorView, TensorViewMut, cpu, gpu,
+};
 
 /// A dense attention call of fixed sizes. Planning allocates, running does not.
 ///
@@ -30,18 +33,35 @@ pub struct Plan<T: Element> {
 }
 
 enum Engine<T: Element> {
-    Cpu(cpu::dense_attention::Plan<T>),
+    Cpu(Box<cpu::dense_attention::Plan<T>>),
+    Gpu(Box<OnGpu<T>>),
+}
+
+struct OnGpu<T: Element> {
+    shape: AttentionShape,
+    plan: gpu::dense_attention::Plan<T>,
+    staging: Staging<T>,
 }
 
 impl<T: Element> Plan<T> {
     /// Plans calls of `shape`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a scale that is not finite,
-    /// [`Error::TooLarge`](crate::Error::TooLarge) for sizes that overflow.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a scale that is not finite, and for a type or head dim
+    /// that the device's kernels do not take; [`Error::TooLarge`](crate::Error::TooLarge) for sizes that overflow;
+    /// [`Error::Device`](crate::Error::Device) for a device that cannot be used.
     pub fn new(device: Device, shape: &AttentionShape, options: &AttentionOptions) -> Result<Self> {
-        let engine = match device {
-            Device::Cpu => Engine::Cpu(cpu::dense_attention::Plan::new(shape, options)?),
+        let engine = match device.context()? {
+            None => Engine::Cpu(Box::new(cpu::dense_attention::Plan::new(shape, options)?)),
+            Some(context) => Engine::Gpu(Box::new(OnGpu {
+                plan: gpu::dense_attention::Plan::new(&context, shape, options)?,
+                staging: Staging::new(
+                    &context,
+                    Layout::thd(shape.seqlens.total_q(), shape.num_heads, shape.head_dim),
+                    Layout::thd(shape.seqlens.total_k(), shape.num_heads_k, shape.head_dim),
+                )?,
+                shape: shape.clone(),
+            })),
         };
         Ok(Self { engine })
     }
@@ -70,6 +90,13 @@ impl<T: Element> Plan<T> {
         cpu::check_finite("dense_attention", "q", q)?;
         match &mut self.engine {
             Engine::Cpu(plan) => plan.run(q, k, v, out, softmax_lse),
+            Engine::Gpu(on_gpu) => {
+                let OnGpu { shape, plan, staging } = &mut **on_gpu;
+                shape.check_call("dense_attention", q, k, v, out, softmax_lse.as_deref())?;
+                staging.run(q, k, v, Some, out, softmax_lse, |mut on| {
+                    plan.run(on.stream, &on.q, &on.k, &on.v, &mut on.out, on.softmax_lse)
+                })
+            }
         }
     }
 }

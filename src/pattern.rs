@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    AttentionOptions, AttentionShape, BlockMask, Device, Element, Error, FlexPrefillOptions, Result,
-    TensorView, VerticalSlashIndex, VerticalSlashOptions, XAttentionOptions, cpu,
+    AttentionOptions, AttentionShape, BlockMask, Element, Error, FlexPrefillOptions, Result, TensorView,
+    VerticalSlashIndex, VerticalSlashOptions, XAttentionOptions, cpu,
 };
 
 /// How one attention call chooses the keys it reads.
@@ -167,7 +167,7 @@ pub struct Report {
     pub attention: Duration,
 }
 
-/// The search of one pattern for calls of fixed sizes.
+/// The search of one pattern for calls of fixed sizes, on this machine's processor.
 pub struct Plan<T: Element> {
     search: Search<T>,
 }
@@ -187,13 +187,7 @@ impl<T: Element> Plan<T> {
     /// # Errors
     /// [`Error::InvalidArgument`] for options out of range, and for a pattern other than [`Pattern::Dense`] and
     /// [`Pattern::XAttention`] without a causal mask.
-    pub fn new(
-        device: Device,
-        shape: &AttentionShape,
-        attention: &AttentionOptions,
-        pattern: &Pattern,
-    ) -> Result<Self> {
-        let Device::Cpu = device;
+    pub fn new(shape: &AttentionShape, attention: &AttentionOptions, pattern: &Pattern) -> Result<Self> {
         attention.check("pattern")?;
         if !attention.causal && !matches!(pattern, Pattern::Dense | Pattern::XAttention(_)) {
             return Err(Error::invalid(

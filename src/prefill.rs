@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use crate::{
-    AttentionOptions, AttentionShape, Device, Element, Pattern, Report, Result, Selection, TensorView,
-    TensorViewMut, cpu, pattern,
+    AttentionOptions, AttentionShape, Device, Element, Error, Pattern, Report, Result, Selection, TensorView,
+    TensorViewMut, block_sparse_attention, cpu, dense_attention, pattern,
 };
 
 /// A pattern's search and its attention, for calls of fixed sizes. Planning allocates, running does not.
@@ -41,31 +41,37 @@ pub struct Plan<T: Element> {
 }
 
 enum Attention<T: Element> {
-    Dense(cpu::dense_attention::Plan<T>),
-    BlockSparse(cpu::block_sparse_attention::Plan<T>),
-    VerticalSlash(cpu::vertical_slash::AttentionPlan<T>),
+    Dense(dense_attention::Plan<T>),
+    BlockSparse(block_sparse_attention::Plan<T>),
+    VerticalSlash(Box<cpu::vertical_slash::AttentionPlan<T>>),
 }
 
 impl<T: Element> Plan<T> {
-    /// Plans calls of `shape` under `pattern`.
+    /// Plans calls of `shape` under `pattern`. The search runs on this machine's processor, the attention on `device`.
     ///
     /// # Errors
-    /// As [`pattern::Plan::new`].
+    /// As [`pattern::Plan::new`] and the attention's plan; [`Error::InvalidArgument`] for vertical-slash on a GPU, whose
+    /// kernels take blocks.
     pub fn new(
         device: Device,
         shape: &AttentionShape,
         options: &AttentionOptions,
         pattern: &Pattern,
     ) -> Result<Self> {
-        let search = pattern::Plan::new(device, shape, options, pattern)?;
+        let search = pattern::Plan::new(shape, options, pattern)?;
         let attention = match (pattern, pattern.block_size()) {
             (Pattern::VerticalSlash(_), _) => {
-                Attention::VerticalSlash(cpu::vertical_slash::AttentionPlan::new(shape, options)?)
+                if device != Device::Cpu {
+                    let expected = "one of blocks, or dense, on this device";
+                    return Err(Error::invalid("prefill", "pattern", expected, pattern.name()));
+                }
+                Attention::VerticalSlash(Box::new(cpu::vertical_slash::AttentionPlan::new(shape, options)?))
             }
             (_, Some(block)) => {
-                Attention::BlockSparse(cpu::block_sparse_attention::Plan::new(shape, options, block, block)?)
+                let plan = block_sparse_attention::Plan::new(device, shape, options, block, block)?;
+                Attention::BlockSparse(plan)
             }
-            (_, None) => Attention::Dense(cpu::dense_attention::Plan::new(shape, options)?),
+            (_, None) => Attention::Dense(dense_attention::Plan::new(device, shape, options)?),
         };
         Ok(Self { causal: options.causal, search, attention })
     }
@@ -93,7 +99,6 @@ impl<T: Element> Plan<T> {
         softmax_lse: Option<&mut [f32]>,
         observe: impl FnOnce(Selection<'_>),
     ) -> Result<Report> {
-        cpu::check_finite("prefill", "q", q)?;
         let start = Instant::now();
         let selection = self.search.search(q, k)?;
         let search = start.elapsed();
@@ -106,6 +111,7 @@ impl<T: Element> Plan<T> {
                 plan.run(q, k, v, block_mask, out, softmax_lse)?
             }
             (Attention::VerticalSlash(plan), Selection::VerticalSlash(index)) => {
+                cpu::check_finite("prefill", "q", q)?;
                 plan.run(q, k, v, index, out, softmax_lse)?
             }
             _ => unreachable!("`new` plans the attention that the pattern's selection needs"),

@@ -1,8 +1,8 @@
 //! The contracts of the crate's documentation, through the public interface.
 
 use lacuna::{
-    AttentionOptions, AttentionShape, BlockMask, Device, Element, Error, FlexPrefillOptions, Layout, Pattern,
-    Report, Selection, Seqlens, TensorView, TensorViewMut, Threshold, VerticalSlashOptions,
+    AttentionOptions, AttentionShape, BlockMask, DecodeShape, Device, Element, Error, FlexPrefillOptions,
+    Layout, Pattern, Report, Selection, Seqlens, TensorView, TensorViewMut, Threshold, VerticalSlashOptions,
     XAttentionOptions, block_sparse_attention, decode_attention, dense_attention, pattern, prefill,
 };
 use lacuna_reference as reference;
@@ -192,8 +192,7 @@ fn every_pattern_reports_the_density_of_what_it_chose() {
     let [q, k, _] = case.views();
     for pattern in patterns() {
         let (_, _, report) = case.run(&pattern);
-        let mut plan =
-            pattern::Plan::new(Device::Cpu, &case.shape, &AttentionOptions::default(), &pattern).unwrap();
+        let mut plan = pattern::Plan::new(&case.shape, &AttentionOptions::default(), &pattern).unwrap();
         assert_eq!(report.density, plan.search(&q, &k).unwrap().density(true), "{}", pattern.name());
         // The least number of slashes, 64 keys each, covers 500 tokens without a pattern wholly.
         let may_be_full = matches!(pattern, Pattern::Dense | Pattern::VerticalSlash(_));
@@ -278,8 +277,15 @@ fn keys_that_no_row_sees_may_hold_anything() {
     case.v.resize(200 * 64, f32::NAN);
     let mut out = vec![f32::NAN; case.q.len()];
     let mut lse = vec![f32::NAN; 2 * 3];
-    let mut plan =
-        decode_attention::Plan::new(Device::Cpu, 1, 3, 2, 1, 64, 200, &AttentionOptions::default()).unwrap();
+    let shape = DecodeShape {
+        batch: 1,
+        max_seqlen_q: 3,
+        num_heads: 2,
+        num_heads_k: 1,
+        head_dim: 64,
+        max_seqlen_k: 200,
+    };
+    let mut plan = decode_attention::Plan::new(Device::Cpu, &shape, &AttentionOptions::default()).unwrap();
     plan.run(
         &TensorView::bshd(&case.q, 1, 3, 2, 64).unwrap(),
         &TensorView::bshd(&case.k, 1, 200, 1, 64).unwrap(),
@@ -309,7 +315,7 @@ proptest! {
         let (out, lse, _) = case.run(pattern);
         let [q, k, v] = case.views();
         let options = AttentionOptions::default();
-        let mut plan = pattern::Plan::new(Device::Cpu, &case.shape, &options, pattern).unwrap();
+        let mut plan = pattern::Plan::new(&case.shape, &options, pattern).unwrap();
         let shape = &case.shape;
         let want = match plan.search(&q, &k).unwrap() {
             Selection::Blocks(block_mask) => {

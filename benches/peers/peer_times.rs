@@ -66,7 +66,7 @@ fn serve<T: Element>(what: &str, shape: &AttentionShape) -> Result<(), Box<dyn E
                 "flexprefill" => Pattern::FlexPrefill(FlexPrefillOptions::default()),
                 _ => Pattern::XAttention(XAttentionOptions { stride: value.parse()?, ..Default::default() }),
             };
-            let mut plan = pattern::Plan::new(Device::Cpu, shape, &options, &pattern)?;
+            let mut plan = pattern::Plan::new(shape, &options, &pattern)?;
             let density = plan.search(&q, &k)?.density(true);
             time_lines(density, || Ok(plan.search(&q, &k).map(|_| ())?))
         }

@@ -43,7 +43,7 @@ mod sealed {
 /// An element type of tensors. Sealed: implemented for `f32`, `bf16` and `f16` only, so that kernels can choose
 /// an instruction set by [`Element::DTYPE`].
 pub trait Element:
-    sealed::Sealed + Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 'static
+    sealed::Sealed + bytemuck::Pod + Default + Send + Sync + PartialEq + std::fmt::Debug
 {
     /// The type's name as a value.
     const DTYPE: DType;

@@ -1,5 +1,7 @@
 //! The one error type of the library crates.
 
+use crate::DeviceError;
+
 /// What every fallible operation returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -58,6 +60,9 @@ pub enum Error {
         /// The value that came.
         got: String,
     },
+    /// A device could not be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 impl Error {

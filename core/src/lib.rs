@@ -9,6 +9,8 @@
 //!   nothing has a zero output and `-inf`.
 
 mod block_mask;
+mod decode_shape;
+mod device_error;
 mod element;
 mod error;
 mod layout;
@@ -18,6 +20,8 @@ mod tensor;
 mod vertical_slash_index;
 
 pub use block_mask::BlockMask;
+pub use decode_shape::{DecodeCall, DecodeShape, MAX_DECODE_SEQLEN_Q};
+pub use device_error::DeviceError;
 pub use element::{DType, Element};
 pub use error::{Error, Result};
 pub use layout::Layout;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Element, Error, Result, TensorView};
+use crate::{Element, Error, Result, TensorView, TensorViewMut};
 
 /// Sequence lengths of a ragged batch, as cumulative offsets into the token axis.
 ///
@@ -181,7 +181,7 @@ impl AttentionShape {
     }
 
     /// Refuses an output whose shape is not `[total_q, num_heads, head_dim]`.
-    pub fn check_out(&self, op: &'static str, out: [usize; 3]) -> Result<()> {
+    fn check_out(&self, op: &'static str, out: [usize; 3]) -> Result<()> {
         check(op, "out", [self.seqlens.total_q(), self.num_heads, self.head_dim], out)
     }
 
@@ -194,6 +194,23 @@ impl AttentionShape {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses tensors of one attention call that do not fit.
+    pub fn check_call<T: Element>(
+        &self,
+        op: &'static str,
+        q: &TensorView<T>,
+        k: &TensorView<T>,
+        v: &TensorView<T>,
+        out: &TensorViewMut<T>,
+        softmax_lse: Option<&[f32]>,
+    ) -> Result<()> {
+        self.check_q(op, "q", q)?;
+        self.check_k(op, "k", k)?;
+        self.check_k(op, "v", v)?;
+        self.check_out(op, out.shape())?;
+        self.check_lse(op, softmax_lse)
     }
 
     /// Refuses a sequence that is not in the batch, and rows of queries or columns of keys that it does not have.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
-use lacuna_core::{AttentionOptions, Element, Layout, TensorViewMut};
+use lacuna_core::{AttentionOptions, DecodeShape, Element, Layout, TensorViewMut};
 use lacuna_kernels_cpu::decode_attention::Plan;
 use lacuna_kernels_cpu::simd::Isa;
 use lacuna_reference::testing::{Rng, Tensor};
@@ -24,8 +24,15 @@ fn decode<T: Element>(c: &mut Criterion) {
     let mut rng = Rng::new(1);
     let q = Tensor::<T>::random(&mut rng, 1, HEADS, HEAD_DIM);
     let mut out = vec![T::default(); HEADS * HEAD_DIM];
-    let mut plan =
-        Plan::<T>::new(1, 1, HEADS, HEADS_K, HEAD_DIM, seqlen_k, &AttentionOptions::default()).unwrap();
+    let shape = DecodeShape {
+        batch: 1,
+        max_seqlen_q: 1,
+        num_heads: HEADS,
+        num_heads_k: HEADS_K,
+        head_dim: HEAD_DIM,
+        max_seqlen_k: seqlen_k,
+    };
+    let mut plan = Plan::<T>::new(&shape, &AttentionOptions::default()).unwrap();
     group.throughput(Throughput::Bytes((2 * seqlen_k * HEADS_K * HEAD_DIM * size_of::<T>()) as u64));
     for (layout_name, layout) in [
         ("bshd", Layout::bshd(1, seqlen_k, HEADS_K, HEAD_DIM)),

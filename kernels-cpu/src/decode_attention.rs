@@ -1,7 +1,8 @@
 //! Decode attention: a few query rows per sequence over a long, padded cache of keys and values.
 
 use lacuna_core::{
-    AttentionOptions, AttentionShape, Element, Error, Layout, Result, Seqlens, TensorView, TensorViewMut,
+    AttentionOptions, AttentionShape, DecodeCall, DecodeShape, Element, Layout, Result, TensorView,
+    TensorViewMut,
 };
 
 use crate::buffer::{Buffer, SharedPtr};
@@ -15,9 +16,6 @@ use crate::tile_size::{DECODE_SPLIT, DECODE_TILE};
 
 const OP: &str = "decode_attention";
 
-/// Query rows that a plan takes at most; longer queries are dense attention's.
-const MAX_SEQLEN_Q: usize = 64;
-
 /// Decode attention over padded caches, planned for the largest sizes and run for every token.
 ///
 /// Flash decoding: the keys of a sequence are cut into splits of 1024, which are worked on by all threads and merged by
@@ -29,14 +27,22 @@ const MAX_SEQLEN_Q: usize = 64;
 ///
 /// # Examples
 /// ```
-/// use lacuna_core::{AttentionOptions, TensorView, TensorViewMut};
+/// use lacuna_core::{AttentionOptions, DecodeShape, TensorView, TensorViewMut};
 /// use lacuna_kernels_cpu::decode_attention::Plan;
 ///
 /// // Two sequences, 8 heads on 2 KV heads, caches for 512 tokens of which 100 and 7 are in use.
 /// let (q, cache) = (vec![0.1f32; 2 * 8 * 64], vec![0.2f32; 2 * 512 * 2 * 64]);
 /// let mut out = vec![0.0f32; q.len()];
 /// let cache = TensorView::bshd(&cache, 2, 512, 2, 64)?;
-/// Plan::new(2, 1, 8, 2, 64, 512, &AttentionOptions::default())?.run(
+/// let shape = DecodeShape {
+///     batch: 2,
+///     max_seqlen_q: 1,
+///     num_heads: 8,
+///     num_heads_k: 2,
+///     head_dim: 64,
+///     max_seqlen_k: 512,
+/// };
+/// Plan::new(&shape, &AttentionOptions::default())?.run(
 ///     &TensorView::bshd(&q, 2, 1, 8, 64)?,
 ///     &cache,
 ///     &cache,
@@ -51,8 +57,7 @@ pub struct Plan<T: Element> {
     isa: Isa,
     /// Heads and head dim; its lengths are the largest ones.
     shape: AttentionShape,
-    max_seqlen_q: usize,
-    max_seqlen_k: usize,
+    limits: DecodeShape,
     options: AttentionOptions,
     scale: Scale,
     dim: HeadDim,
@@ -85,22 +90,10 @@ impl<T: Element> Plan<T> {
     /// # Errors
     /// `max_seqlen_q` outside 1..=64, head counts or a head dim out of range, a `softmax_scale` that is not finite,
     /// sizes that no memory can hold.
-    pub fn new(
-        batch: usize,
-        max_seqlen_q: usize,
-        num_heads: usize,
-        num_heads_k: usize,
-        head_dim: usize,
-        max_seqlen_k: usize,
-        options: &AttentionOptions,
-    ) -> Result<Self> {
+    pub fn new(limits: &DecodeShape, options: &AttentionOptions) -> Result<Self> {
         options.check(OP)?;
-        if !(1..=MAX_SEQLEN_Q).contains(&max_seqlen_q) {
-            let expected = format_args!("in 1..={MAX_SEQLEN_Q}").to_string();
-            return Err(Error::invalid(OP, "max_seqlen_q", expected, max_seqlen_q));
-        }
-        let seqlens = Seqlens::uniform(batch, max_seqlen_q, max_seqlen_k)?;
-        let shape = AttentionShape::new(num_heads, num_heads_k, head_dim, seqlens)?;
+        let shape = limits.full(OP)?;
+        let DecodeShape { batch, max_seqlen_q, num_heads, head_dim, max_seqlen_k, .. } = *limits;
         let isa = Isa::current();
         let dim = HeadDim { head_dim };
         let bytes = isa.operand_bytes::<T>();
@@ -126,8 +119,7 @@ impl<T: Element> Plan<T> {
             row_max: Buffer::zeroed(OP, &[&rows[..], &[size_of::<f32>()]].concat())?,
             row_sum: Buffer::zeroed(OP, &[&rows[..], &[size_of::<f32>()]].concat())?,
             shape,
-            max_seqlen_q,
-            max_seqlen_k,
+            limits: limits.clone(),
             options: *options,
             element: std::marker::PhantomData,
         })
@@ -156,34 +148,9 @@ impl<T: Element> Plan<T> {
         out: &mut TensorViewMut<T>,
         softmax_lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        let (batch, heads, head_dim) =
-            (self.shape.seqlens.batch(), self.shape.num_heads, self.shape.head_dim);
-        let [total_q, ..] = q.shape();
-        let seqlen_q = total_q.checked_div(batch).unwrap_or(0);
-        if seqlen_q > self.max_seqlen_q || q.shape() != [batch * seqlen_q, heads, head_dim] {
-            let expected = format!("[{batch} x up to {}, {heads}, {head_dim}]", self.max_seqlen_q);
-            return Err(Error::ShapeMismatch { op: OP, arg: "q", expected, got: format!("{:?}", q.shape()) });
-        }
-        if out.shape() != q.shape() {
-            return Err(Error::shape(OP, "out", q.shape(), out.shape()));
-        }
-        let capacity = k_cache.shape()[0].checked_div(batch).unwrap_or(0);
-        let cache = [batch * capacity, self.shape.num_heads_k, head_dim];
-        for (arg, got) in [("k_cache", k_cache.shape()), ("v_cache", v_cache.shape())] {
-            if got != cache {
-                return Err(Error::shape(OP, arg, cache, got));
-            }
-        }
-        if cache_seqlens.len() != batch {
-            return Err(Error::shape(OP, "cache_seqlens", [batch], [cache_seqlens.len()]));
-        }
-        let limit = capacity.min(self.max_seqlen_k);
-        if let Some(n) = cache_seqlens.iter().find(|&&n| n as usize > limit) {
-            return Err(Error::invalid(OP, "cache_seqlens", format_args!("at most {limit}"), n));
-        }
-        if let Some(lse) = softmax_lse.as_ref().filter(|lse| lse.len() != heads * total_q) {
-            return Err(Error::shape(OP, "softmax_lse", [heads, total_q], [lse.len()]));
-        }
+        let lse = softmax_lse.as_deref();
+        let DecodeCall { seqlen_q, capacity } =
+            self.limits.check_call(OP, q, k_cache, v_cache, cache_seqlens, out, lse)?;
 
         self.tasks.clear();
         if seqlen_q > 0 {

@@ -174,11 +174,7 @@ impl<T: Element> Engine<T> {
         out: &mut TensorViewMut<T>,
         softmax_lse: Option<&mut [f32]>,
     ) -> Result<()> {
-        self.shape.check_q(self.op, "q", q)?;
-        self.shape.check_k(self.op, "k", k)?;
-        self.shape.check_k(self.op, "v", v)?;
-        self.shape.check_out(self.op, out.shape())?;
-        self.shape.check_lse(self.op, softmax_lse.as_deref())?;
+        self.shape.check_call(self.op, q, k, v, out, softmax_lse.as_deref())?;
         let (out, layout) = out.as_mut_ptr();
         let call = Call {
             engine: self,

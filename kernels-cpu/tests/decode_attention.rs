@@ -4,10 +4,23 @@ mod common;
 
 use common::{Inputs, on_every_isa};
 use half::{bf16, f16};
-use lacuna_core::{AttentionOptions, AttentionShape, Element, Layout, Result, Seqlens, TensorViewMut};
+use lacuna_core::{
+    AttentionOptions, AttentionShape, DecodeShape, Element, Layout, Result, Seqlens, TensorViewMut,
+};
 use lacuna_kernels_cpu::decode_attention::Plan;
 use lacuna_reference::case;
 use lacuna_reference::testing::{self, HEAD_DIMS, Number, Rng, Tensor};
+
+fn decode_shape(
+    batch: usize,
+    max_seqlen_q: usize,
+    num_heads: usize,
+    num_heads_k: usize,
+    head_dim: usize,
+    max_seqlen_k: usize,
+) -> DecodeShape {
+    DecodeShape { batch, max_seqlen_q, num_heads, num_heads_k, head_dim, max_seqlen_k }
+}
 
 struct Case<T> {
     heads: usize,
@@ -79,7 +92,8 @@ impl<T: Element> Case<T> {
         let batch = self.cache_seqlens.len();
         let capacity = k.shape()[0] / batch;
         // A plan for more rows than there are.
-        Plan::new(batch, (self.seqlen_q + 3).min(64), self.heads, self.heads_k, dim, capacity, &self.options)
+        let max_seqlen_q = (self.seqlen_q + 3).min(64);
+        Plan::new(&decode_shape(batch, max_seqlen_q, self.heads, self.heads_k, dim, capacity), &self.options)
             .and_then(|mut plan| plan.run(&q, &k, &v, &self.cache_seqlens, &mut view, Some(&mut lse)))
             .unwrap();
         (out, lse)
@@ -152,7 +166,7 @@ fn refuses_what_does_not_fit() {
     let cache = lacuna_core::TensorView::bshd(&data, 2, 100, 2, 16).unwrap();
     let odd = lacuna_core::TensorView::thd(&data, 199, 2, 16).unwrap();
     let options = AttentionOptions::default();
-    let mut plan = Plan::<f32>::new(2, 3, 4, 2, 16, 80, &options).unwrap();
+    let mut plan = Plan::<f32>::new(&decode_shape(2, 3, 4, 2, 16, 80), &options).unwrap();
     let mut out = vec![0.0f32; 2 * 3 * 4 * 16];
     let mut run = |q, k, v, lens: &[u32]| -> Result<()> {
         plan.run(q, k, v, lens, &mut TensorViewMut::bshd(&mut out, 2, 3, 4, 16).unwrap(), None)
@@ -163,8 +177,8 @@ fn refuses_what_does_not_fit() {
     assert!(run(&q, &cache, &odd, &[80, 0]).is_err());
     assert!(run(&cache, &cache, &cache, &[80, 0]).is_err());
     for seqlen_q in [0, 65] {
-        assert!(Plan::<f32>::new(2, seqlen_q, 4, 2, 16, 80, &options).is_err());
+        assert!(Plan::<f32>::new(&decode_shape(2, seqlen_q, 4, 2, 16, 80), &options).is_err());
     }
-    assert!(Plan::<f32>::new(2, 1, 3, 2, 16, 80, &options).is_err());
-    assert!(Plan::<f32>::new(1 << 20, 64, 1 << 40, 1, 256, 1 << 12, &options).is_err());
+    assert!(Plan::<f32>::new(&decode_shape(2, 1, 3, 2, 16, 80), &options).is_err());
+    assert!(Plan::<f32>::new(&decode_shape(1 << 20, 64, 1 << 40, 1, 256, 1 << 12), &options).is_err());
 }

@@ -413,6 +413,27 @@ fn demo_page_is_tidy_and_quiet_when_piped() {
 }
 
 #[test]
+fn demo_of_a_device_runs_the_shipped_kernels() {
+    let run = lacuna(["demo", "--device", "emulated", "--tokens", "130"]);
+    let page = run.ok();
+    assert_eq!(run.stderr(), "");
+    for line in page.lines() {
+        assert!(line.chars().count() <= 80 && line.trim_end() == line, "{line}");
+    }
+    assert!(page.contains("block-sparse attention") && page.contains("No fault: "), "{page}");
+    let json = lacuna(["demo", "--device", "emulated", "--tokens", "1", "--json"]).ok();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["ok"], true);
+    let calls = json["calls"].as_array().unwrap();
+    assert_eq!(calls.len(), 6);
+    assert!(calls.iter().all(|call| call["counted"]["mma"].as_u64().unwrap() > 0));
+
+    lacuna(["demo", "--device", "emulated", "--needles", "3"]).fails(2, &["takes no option but --tokens"]);
+    lacuna(["demo", "--device", "tpu"]).fails(2, &["expected cpu, cuda, cuda:N or emulated, got tpu"]);
+    lacuna(["demo", "--device", "cuda:999"]).fails(1, &["driver"]);
+}
+
+#[test]
 fn mask_draws_text_and_pictures() {
     let model = needle();
     let model = path(&model);
@@ -489,13 +510,15 @@ fn model_needle_writes_all_or_nothing() {
 fn doctor_finds_the_kernels_right() {
     let page = lacuna(["doctor"]).ok();
     assert!(
-        page.contains("in use: ") && page.contains("no GPU kernels") && page.contains("All is well."),
+        page.contains("in use: ") && page.contains("emulated:sm_80") && page.contains("All is well."),
         "{page}"
     );
     let json: Value = serde_json::from_str(&lacuna(["doctor", "--json"]).ok()).unwrap();
     let checks = json["checks"].as_array().unwrap();
     assert!(checks.len() >= 8 && checks.iter().all(|check| check["ok"] == true), "{json:#}");
-    assert_eq!(json["devices"], serde_json::json!(["cpu"]));
+    let devices = json["devices"].as_array().unwrap();
+    assert_eq!((&devices[0]["name"], &devices[0]["usable"]), (&"cpu".into(), &true.into()));
+    assert!(devices.iter().any(|device| device["name"] == "emulated:sm_80" && device["usable"] == true));
 }
 
 #[test]

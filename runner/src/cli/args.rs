@@ -57,7 +57,7 @@ fn dtype(text: &str) -> Result<AutoDType, String> {
 fn device(text: &str) -> Result<Device, String> {
     match text.to_ascii_lowercase().as_str() {
         "cpu" => Ok(Device::Cpu),
-        _ => Err("the only device is cpu; this version has no GPU kernels".into()),
+        _ => Err("the only device is cpu for a model; GPU kernels alone: lacuna demo --device".into()),
     }
 }
 

@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod failure;
 mod generate;
+mod kernel_case;
 mod mask;
 mod model;
 mod progress;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use lacuna::{
-    AttentionOptions, AttentionShape, Device, Element, Pattern, Selection, Seqlens, TensorView,
+    AttentionOptions, AttentionShape, DecodeShape, Device, Element, Pattern, Selection, Seqlens, TensorView,
     TensorViewMut, decode_attention, prefill,
 };
 
@@ -106,21 +106,19 @@ impl<'m, T: Element> LlamaSession<'m, T> {
         if capacity == 0 {
             return Err(Error::invalid("capacity", "at least 1 token", capacity));
         }
-        let (heads, heads_k, head_dim) =
-            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let (num_heads_k, head_dim) = (config.num_key_value_heads, config.head_dim);
+        let shape = DecodeShape {
+            batch: 1,
+            max_seqlen_q: 1,
+            num_heads: config.num_attention_heads,
+            num_heads_k,
+            head_dim,
+            max_seqlen_k: capacity,
+        };
         Ok(Self {
             model,
-            cache: KvCache::new(config.num_hidden_layers, heads_k, head_dim, capacity)?,
-            decode_plan: decode_attention::Plan::new(
-                Device::Cpu,
-                1,
-                1,
-                heads,
-                heads_k,
-                head_dim,
-                capacity,
-                &AttentionOptions::default(),
-            )?,
+            cache: KvCache::new(config.num_hidden_layers, num_heads_k, head_dim, capacity)?,
+            decode_plan: decode_attention::Plan::new(Device::Cpu, &shape, &AttentionOptions::default())?,
             decode_buffers: Buffers::new(config, 1)?,
             decode_logits: allocate("logits", config.vocab_size)?,
         })

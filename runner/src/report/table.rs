@@ -59,9 +59,13 @@ impl Table {
     }
 
     /// Appends a row, one cell for each column.
-    pub fn row<const N: usize>(&mut self, cells: [(String, Style); N]) {
-        assert_eq!(N, self.columns.len(), "one cell for each column");
-        self.rows.push(Row { cells: cells.into(), notes: Vec::new() });
+    ///
+    /// # Panics
+    /// With another number of cells.
+    pub fn row(&mut self, cells: impl Into<Vec<(String, Style)>>) {
+        let cells = cells.into();
+        assert_eq!(cells.len(), self.columns.len(), "one cell for each column");
+        self.rows.push(Row { cells, notes: Vec::new() });
     }
 
     /// Puts a line below the last row, as it is.

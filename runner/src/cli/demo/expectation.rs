@@ -113,7 +113,7 @@ fn rule(pattern: &Pattern, tokens: usize) -> Option<Box<dyn Fn(usize, usize) -> 
 mod tests {
     use super::*;
     use crate::cli::scaled::scaled;
-    use lacuna::{AttentionOptions, AttentionShape, Device, Selection, Seqlens, TensorView, pattern};
+    use lacuna::{AttentionOptions, AttentionShape, Selection, Seqlens, TensorView, pattern};
 
     /// The closed form against the masks that are really used.
     #[test]
@@ -125,9 +125,7 @@ mod tests {
         let mut compared = 0;
         for attn in scaled(tokens, 64, 4) {
             let Some(reads) = rule(attn.pattern(), tokens) else { continue };
-            let mut plan =
-                pattern::Plan::new(Device::Cpu, &shape, &AttentionOptions::default(), attn.pattern())
-                    .unwrap();
+            let mut plan = pattern::Plan::new(&shape, &AttentionOptions::default(), attn.pattern()).unwrap();
             let Selection::Blocks(mask) = plan.search(&view, &view).unwrap() else { panic!("{attn}") };
             for row in 0..tokens {
                 for key in 0..=row {

@@ -6,13 +6,14 @@
 //! densely.
 
 mod expectation;
+mod kernels;
 mod page;
 
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lacuna::Pattern;
+use lacuna::{Device, Pattern};
 use lacuna_runner::attn::{Attn, METHODS};
 use lacuna_runner::generate::{StopStrings, eos_token_ids};
 use lacuna_runner::model::{self, ForwardOptions, ForwardReport, LogitRows, Model, Session, Tokenizer};
@@ -44,23 +45,28 @@ use expectation::Expectation;
     lacuna demo\n  \
     lacuna demo --tokens 8k --needles 6\n  \
     lacuna demo --attn flexprefill,gamma=0.9 --attn flexprefill,gamma=0.99\n  \
+    lacuna demo --device emulated\n  \
     lacuna demo --json > demo.json")]
 pub struct DemoArgs {
-    /// Length of the text with the questions, in tokens
-    #[arg(long, value_name = "N", default_value = "32k", value_parser = args::positive_length)]
-    tokens: usize,
-    /// How many facts to hide, and to ask for
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
-    needles: u8,
-    /// Seed of the text and of the facts
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Length of the text with the questions, in tokens [default: 32k; on another device than the CPU 512]
+    #[arg(long, value_name = "N", value_parser = args::positive_length)]
+    tokens: Option<usize>,
+    /// How many facts to hide, and to ask for [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    needles: Option<u8>,
+    /// Seed of the text and of the facts [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Show this pattern, as NAME[,KEY=VALUE...], instead of all; may be repeated; 'help' lists all
     #[arg(short, long, value_name = "PATTERN", value_parser = args::attn)]
     attn: Vec<Attn>,
     /// A Llama model directory to ask instead of the needle model
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Where to run: cpu; on cuda, cuda:N or emulated the demo is another one: a small attention through every kernel that
+    /// ships for GPUs, each checked against a plain loop. It takes no option but --tokens and --json
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: Device,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -115,7 +121,20 @@ struct Answer {
     expected: Expectation,
 }
 
+/// Lengths that are not given: of the text, and of an attention on another device than the CPU.
+const TOKENS: usize = 32 << 10;
+const DEVICE_TOKENS: usize = 512;
+/// Facts, unless their number is given.
+const NEEDLES: u8 = 4;
+
 pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
+    if args.device != Device::Cpu {
+        if args.needles.is_some() || args.seed.is_some() || !args.attn.is_empty() || args.model.is_some() {
+            let message = format!("demo --device {} takes no option but --tokens and --json", args.device);
+            return Err(Failure::Usage(message));
+        }
+        return kernels::run(args.device, args.tokens.unwrap_or(DEVICE_TOKENS), args.json);
+    }
     let start = Instant::now();
     let (model, tokenizer, prompt) = prepare(&args, progress)?;
     let mut attns = match &args.attn[..] {
@@ -128,7 +147,7 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
 
     let mut demo = Demo {
         tokens: prompt.tokens.len(),
-        seed: args.seed,
+        seed: args.seed.unwrap_or_default(),
         needles: prompt
             .needles
             .iter()
@@ -178,13 +197,14 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
 fn prepare(args: &DemoArgs, progress: &Progress) -> Outcome<(Box<dyn Model>, Tokenizer, Prompt)> {
     // The weights are in memory once they are loaded, so that the directory need not outlive this function.
     let scratch;
+    let tokens = args.tokens.unwrap_or(TOKENS);
     let dir = match &args.model {
         Some(dir) => dir.as_path(),
         None => {
             let temp_dir = std::env::temp_dir();
             scratch = tempfile::tempdir().map_err(|e| Error::io("create a directory in", temp_dir, e))?;
             let default = NeedleOptions::default();
-            let max_len = default.max_len.max(args.tokens.saturating_add(MAX_ANSWER));
+            let max_len = default.max_len.max(tokens.saturating_add(MAX_ANSWER));
             needle::write(scratch.path(), &NeedleOptions { max_len, ..default }, Existing::Refuse)
                 .map_err(Failure::from_arguments)?;
             scratch.path()
@@ -195,13 +215,13 @@ fn prepare(args: &DemoArgs, progress: &Progress) -> Outcome<(Box<dyn Model>, Tok
     let mut task = progress.task("loading the model", 0);
     let model = model::load(dir, None, &mut |p| task.load(p))?;
     tokenizer.check(model.config())?;
-    let num_needles = usize::from(args.needles);
+    let num_needles = usize::from(args.needles.unwrap_or(NEEDLES));
     let options = PromptOptions {
-        num_tokens: args.tokens,
+        num_tokens: tokens,
         num_needles,
         num_questions: num_needles,
         depths: Some(depths(num_needles)),
-        seed: args.seed,
+        seed: args.seed.unwrap_or_default(),
         circuit_safe: tokenizer.token_to_id("<|begin|>") == Some(BEGIN),
         ..Default::default()
     };

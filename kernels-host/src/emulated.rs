@@ -1,0 +1,352 @@
+//! The PTX emulator as a [`Driver`].
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use lacuna_core::DeviceError;
+use lacuna_emulator::{Arch, Arg, Fault, KernelId, LaunchShape, Machine, ModuleId, Options, Report};
+
+use crate::driver::{
+    DeviceInfo, DevicePtr, Driver, EventHandle, KernelHandle, LaunchConfig, MemoryInfo, ModuleHandle,
+    RawStream,
+};
+use crate::image::Image;
+
+/// The memory of an emulated device, unless it is given another.
+const DEFAULT_MEMORY_BYTES: u64 = 16 << 30;
+
+/// The emulated SM count: that of an A100.
+const MULTIPROCESSORS: u32 = 108;
+
+/// A device that is emulated on this machine's processor. Work is done before the call that queues it returns.
+pub struct EmulatedDriver {
+    info: DeviceInfo,
+    state: Mutex<State>,
+}
+
+struct State {
+    machine: Machine,
+    total_bytes: u64,
+    /// Bytes of each allocation, to know what is free.
+    allocations: HashMap<DevicePtr, u64>,
+    modules: Vec<Option<ModuleId>>,
+    kernels: Vec<(KernelId, String)>,
+    streams: HashSet<RawStream>,
+    events: HashMap<EventHandle, Option<Instant>>,
+    /// Handles given out so far.
+    handles: u64,
+    reports: HashMap<String, Report>,
+}
+
+impl EmulatedDriver {
+    /// An `sm_80` device with every check on.
+    pub fn new() -> Self {
+        Self::with_options(Arch::Sm80, Options::default())
+    }
+
+    /// A device of another architecture or with other settings.
+    pub fn with_options(arch: Arch, options: Options) -> Self {
+        let machine = Machine::with_options(arch, options);
+        let number = arch.number();
+        let info = DeviceInfo {
+            name: format!("PTX emulator ({arch})"),
+            driver: "lacuna-emulator".into(),
+            compute_capability: (number / 10, number % 10),
+            multiprocessors: MULTIPROCESSORS,
+            max_smem_bytes: machine.profile().max_shared_bytes,
+        };
+        let state = State {
+            machine,
+            total_bytes: DEFAULT_MEMORY_BYTES,
+            allocations: HashMap::new(),
+            modules: Vec::new(),
+            kernels: Vec::new(),
+            streams: HashSet::from([RawStream::DEFAULT]),
+            events: HashMap::new(),
+            handles: 0,
+            reports: HashMap::new(),
+        };
+        Self { info, state: Mutex::new(state) }
+    }
+
+    /// Gives the device `bytes` of memory.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Self {
+        self.state().total_bytes = bytes;
+        self
+    }
+
+    /// Changes the settings of the launches to come.
+    pub fn set_options(&self, options: Options) {
+        self.state().machine.set_options(options);
+    }
+
+    /// What the launches of a kernel have reported since the start or [`EmulatedDriver::clear_reports`], counts added up.
+    pub fn report(&self, kernel: &str) -> Option<Report> {
+        self.state().reports.get(kernel).cloned()
+    }
+
+    /// The same for every kernel that was launched, by name.
+    pub fn reports(&self) -> Vec<Report> {
+        let mut reports: Vec<Report> = self.state().reports.values().cloned().collect();
+        reports.sort_unstable_by(|a, b| a.kernel.cmp(&b.kernel));
+        reports
+    }
+
+    /// Forgets what was reported.
+    pub fn clear_reports(&self) {
+        self.state().reports.clear();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for EmulatedDriver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for EmulatedDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmulatedDriver").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn handle(&mut self) -> u64 {
+        self.handles += 1;
+        self.handles
+    }
+
+    fn free_bytes(&self) -> u64 {
+        self.total_bytes.saturating_sub(self.allocations.values().sum())
+    }
+
+    fn check_stream(&self, stream: RawStream) -> Result<(), DeviceError> {
+        if self.streams.contains(&stream) {
+            Ok(())
+        } else {
+            Err(misuse("a call with a stream", format!("stream {} does not exist", stream.0)))
+        }
+    }
+
+    fn event(&mut self, event: EventHandle) -> Result<&mut Option<Instant>, DeviceError> {
+        self.events
+            .get_mut(&event)
+            .ok_or_else(|| misuse("a call with an event", format!("event {} does not exist", event.0)))
+    }
+
+    /// Adds a launch to what its kernel has reported.
+    fn keep(&mut self, report: Report) {
+        if let Some(sum) = self.reports.get_mut(&report.kernel)
+            && sum.counters.merge(&report.counters).is_ok()
+        {
+            sum.advisories.extend(report.advisories);
+        } else {
+            // The first of its name, or a kernel of another module under the same name.
+            self.reports.insert(report.kernel.clone(), report);
+        }
+    }
+}
+
+fn misuse(what: &str, fault: String) -> DeviceError {
+    DeviceError::Fault { kernel: what.to_owned(), fault }
+}
+
+fn in_copy(fault: Fault) -> DeviceError {
+    misuse("a copy", fault.to_string())
+}
+
+fn in_machine(ptr: DevicePtr) -> lacuna_emulator::DevicePtr {
+    lacuna_emulator::DevicePtr::from_address(ptr.0)
+}
+
+impl Driver for EmulatedDriver {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn memory(&self) -> Result<MemoryInfo, DeviceError> {
+        let state = self.state();
+        Ok(MemoryInfo { free: state.free_bytes(), total: state.total_bytes })
+    }
+
+    fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr, DeviceError> {
+        let mut state = self.state();
+        let (asked, free) = (bytes as u64, state.free_bytes());
+        if asked > free {
+            return Err(DeviceError::OutOfMemory { what: what.to_owned(), asked, free });
+        }
+        let ptr = DevicePtr(state.machine.alloc(bytes, what).address());
+        state.allocations.insert(ptr, asked);
+        Ok(ptr)
+    }
+
+    unsafe fn free(&self, ptr: DevicePtr) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.machine.free(in_machine(ptr)).map_err(in_copy)?;
+        state.allocations.remove(&ptr);
+        Ok(())
+    }
+
+    unsafe fn copy_to_device(
+        &self,
+        stream: RawStream,
+        dst: DevicePtr,
+        src: &[u8],
+    ) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.check_stream(stream)?;
+        state.machine.copy_in(in_machine(dst), src).map_err(in_copy)
+    }
+
+    unsafe fn copy_to_host(
+        &self,
+        stream: RawStream,
+        src: DevicePtr,
+        dst: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        let state = self.state();
+        state.check_stream(stream)?;
+        state.machine.copy_out(in_machine(src), dst).map_err(in_copy)
+    }
+
+    unsafe fn fill(
+        &self,
+        stream: RawStream,
+        dst: DevicePtr,
+        value: u8,
+        bytes: usize,
+    ) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.check_stream(stream)?;
+        state.machine.fill(in_machine(dst), value, bytes).map_err(in_copy)
+    }
+
+    fn load_module(&self, image: &Image) -> Result<ModuleHandle, DeviceError> {
+        let mut state = self.state();
+        let module = state.machine.load_module(image.ptx, Some(image.lines));
+        let module = module.map_err(|e| DeviceError::InvalidImage { reason: e.to_string() })?;
+        state.modules.push(Some(module));
+        Ok(ModuleHandle(state.modules.len() as u64))
+    }
+
+    unsafe fn unload_module(&self, module: ModuleHandle) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        match state.modules.get_mut((module.0 as usize).wrapping_sub(1)) {
+            // The machine keeps the text; its kernels can no longer be found.
+            Some(loaded @ Some(_)) => {
+                *loaded = None;
+                Ok(())
+            }
+            _ => Err(misuse("unloading a module", format!("module {} is not loaded", module.0))),
+        }
+    }
+
+    unsafe fn kernel(
+        &self,
+        module: ModuleHandle,
+        name: &str,
+        max_dynamic_smem_bytes: u32,
+    ) -> Result<KernelHandle, DeviceError> {
+        let mut state = self.state();
+        let loaded = state.modules.get((module.0 as usize).wrapping_sub(1)).copied().flatten();
+        let kernel = loaded.and_then(|module| state.machine.kernel(module, name));
+        let kernel = kernel.ok_or_else(|| DeviceError::KernelNotFound { kernel: name.to_owned() })?;
+        if max_dynamic_smem_bytes > self.info.max_smem_bytes {
+            let limit = self.info.max_smem_bytes;
+            let fault = format!("{max_dynamic_smem_bytes} bytes of shared memory, at most {limit}");
+            return Err(misuse(name, fault));
+        }
+        state.kernels.push((kernel, name.to_owned()));
+        Ok(KernelHandle(state.kernels.len() as u64))
+    }
+
+    unsafe fn launch(
+        &self,
+        stream: RawStream,
+        kernel: KernelHandle,
+        config: &LaunchConfig,
+        args: &[&[u8]],
+    ) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.check_stream(stream)?;
+        let found = state.kernels.get((kernel.0 as usize).wrapping_sub(1)).cloned();
+        let (kernel, name) =
+            found.ok_or_else(|| misuse("a launch", format!("kernel {} does not exist", kernel.0)))?;
+        let shape = LaunchShape {
+            grid: config.grid,
+            block: [config.threads, 1, 1],
+            cluster: [1, 1, 1],
+            dynamic_smem_bytes: config.dynamic_smem_bytes,
+        };
+        let args: Vec<Arg> = args.iter().map(|bytes| Arg::bytes(bytes)).collect();
+        let report = state.machine.launch(kernel, &shape, &args);
+        let report = report.map_err(|fault| DeviceError::Fault { kernel: name, fault: fault.to_string() })?;
+        state.keep(report);
+        Ok(())
+    }
+
+    fn create_stream(&self) -> Result<RawStream, DeviceError> {
+        let mut state = self.state();
+        let stream = RawStream(state.handle());
+        state.streams.insert(stream);
+        Ok(stream)
+    }
+
+    unsafe fn destroy_stream(&self, stream: RawStream) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.check_stream(stream)?;
+        state.streams.remove(&stream);
+        Ok(())
+    }
+
+    fn synchronize_device(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    unsafe fn synchronize(&self, stream: RawStream) -> Result<(), DeviceError> {
+        self.state().check_stream(stream)
+    }
+
+    fn create_event(&self) -> Result<EventHandle, DeviceError> {
+        let mut state = self.state();
+        let event = EventHandle(state.handle());
+        state.events.insert(event, None);
+        Ok(event)
+    }
+
+    unsafe fn destroy_event(&self, event: EventHandle) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.event(event)?;
+        state.events.remove(&event);
+        Ok(())
+    }
+
+    unsafe fn record_event(&self, event: EventHandle, stream: RawStream) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.check_stream(stream)?;
+        *state.event(event)? = Some(Instant::now());
+        Ok(())
+    }
+
+    unsafe fn wait_event(&self, stream: RawStream, event: EventHandle) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.check_stream(stream)?;
+        // All work is done when it is queued: there is nothing to wait for.
+        state.event(event).map(|_| ())
+    }
+
+    unsafe fn elapsed_ms(&self, start: EventHandle, end: EventHandle) -> Result<f32, DeviceError> {
+        let mut state = self.state();
+        match (*state.event(start)?, *state.event(end)?) {
+            (Some(start), Some(end)) => Ok(end.saturating_duration_since(start).as_secs_f32() * 1e3),
+            _ => Err(misuse("the time between events", "an event that was not recorded".into())),
+        }
+    }
+}

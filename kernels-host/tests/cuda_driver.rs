@@ -1,0 +1,172 @@
+//! What the host makes of the CUDA driver's answers, told by a library that has the driver's names and no device behind them.
+//! Each test runs itself again in a process that finds that library first.
+#![cfg(all(feature = "cuda", target_os = "linux"))]
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use lacuna_core::{DeviceError, Error};
+use lacuna_kernels_host::driver::LaunchConfig;
+use lacuna_kernels_host::{Context, CudaDriver, DeviceBuffer};
+
+const IMAGE: &str = ".version 7.0\n.target sm_80\n";
+
+/// Marks the second process.
+const INSIDE: &str = "LACUNA_FAKE_CUDA_INSIDE";
+
+/// Compiles the library; the folder it lies in.
+fn library() -> &'static PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fake_cuda");
+        std::fs::create_dir_all(&folder).unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake_driver/libcuda.rs");
+        let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+        // Built apart and moved: processes that run side by side see a whole file.
+        let built = folder.join(format!("libcuda.{}.so", std::process::id()));
+        let status = Command::new(rustc)
+            .args([
+                "--edition",
+                "2024",
+                "--crate-type",
+                "cdylib",
+                "--crate-name",
+                "cuda",
+                "-A",
+                "warnings",
+                "-o",
+            ])
+            .args([built.as_os_str(), source.as_ref()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        std::fs::rename(&built, folder.join("libcuda.so")).unwrap();
+        folder
+    })
+}
+
+/// Runs `test`, which is called `name`, where the driver is the library with `wrong` wrong.
+fn inside(name: &str, wrong: &str, test: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return test();
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, "1")
+        .env("FAKE_CUDA", wrong)
+        .env("LD_LIBRARY_PATH", library())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success(), "{}", said.join("\n"));
+    assert!(said[0].contains("1 passed"), "{}", said[0]);
+}
+
+fn cuda() -> Result<Context, Error> {
+    Context::cuda(0, &[IMAGE])
+}
+
+#[test]
+fn a_machine_without_devices() {
+    inside("a_machine_without_devices", "no device", || {
+        assert_eq!(CudaDriver::count(), Ok(0));
+        let why = cuda().unwrap_err();
+        assert_eq!(why, Error::Device(DeviceError::NoSuchDevice { ordinal: 0, count: 0 }));
+        assert_eq!(why.to_string(), "no CUDA device 0: the driver sees 0, counted from 0");
+    });
+}
+
+#[test]
+fn the_stub_of_the_toolkit_is_no_driver() {
+    inside("the_stub_of_the_toolkit_is_no_driver", "stub", || {
+        assert_eq!(cuda().unwrap_err(), Error::Device(DeviceError::NoDriver));
+    });
+}
+
+#[test]
+fn an_old_driver() {
+    inside("an_old_driver", "old", || {
+        let why = cuda().unwrap_err().to_string();
+        assert_eq!(why, "the NVIDIA driver supports CUDA 11.4, expected at least CUDA 12.0");
+    });
+}
+
+#[test]
+fn an_old_device() {
+    inside("an_old_device", "turing", || {
+        let why = cuda().unwrap_err().to_string();
+        assert_eq!(why, "Fake has compute capability 7.5, expected at least 8.0");
+    });
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    inside("a_device_that_is_not_there", "", || {
+        for ordinal in [1, 1 << 40] {
+            let why = CudaDriver::new(ordinal).unwrap_err();
+            assert_eq!(why, DeviceError::NoSuchDevice { ordinal, count: 1 });
+        }
+    });
+}
+
+#[test]
+fn an_error_without_a_variant_keeps_its_code_and_name() {
+    inside("an_error_without_a_variant_keeps_its_code_and_name", "illegal address", || {
+        let context = cuda().unwrap();
+        let buffer = DeviceBuffer::from_host(&context, &[1u32], "data").unwrap();
+        let why = buffer.to_host(&context.default_stream()).unwrap_err().to_string();
+        assert_eq!(why, "cuMemcpyDtoHAsync failed with CUDA error 700 (CUDA_ERROR_ILLEGAL_ADDRESS)");
+    });
+}
+
+#[test]
+fn memory_modules_launches_streams_and_events() {
+    inside("memory_modules_launches_streams_and_events", "", || {
+        let context = cuda().unwrap();
+        assert_eq!((context.info().compute_capability, context.info().multiprocessors), ((8, 0), 108));
+        assert_eq!(context.info().driver, "CUDA 12.8");
+        let driver = context.driver().clone();
+        let (stream, other) = (context.new_stream().unwrap(), context.default_stream());
+
+        let free = context.memory().unwrap().free;
+        let mut buffer = DeviceBuffer::from_host(&context, &(0..100).collect::<Vec<u32>>(), "data").unwrap();
+        assert_eq!(context.memory().unwrap().free, free - 400);
+        let why = DeviceBuffer::<u8>::uninit(&context, 1 << 30, "too much").unwrap_err().to_string();
+        assert_eq!(
+            why,
+            format!("out of device memory: too much needs 1073741824 bytes, {} are free", free - 400)
+        );
+
+        let module = driver.load_module(&IMAGE.into()).unwrap();
+        let config = LaunchConfig { grid: [4, 1, 1], threads: 32, dynamic_smem_bytes: 0 };
+        let [start, end] = [context.new_event().unwrap(), context.new_event().unwrap()];
+        start.record(&stream).unwrap();
+        // SAFETY: the library's one kernel, with its parameters.
+        unsafe {
+            let missing = driver.kernel(module, "triple_it", 0).unwrap_err();
+            assert_eq!(missing, DeviceError::KernelNotFound { kernel: "triple_it".into() });
+            let kernel = driver.kernel(module, "double_it", 100 << 10).unwrap();
+            let (ptr, count) = (buffer.ptr().0.to_ne_bytes(), 100u32.to_ne_bytes());
+            driver.launch(stream.raw(), kernel, &config, &[&ptr, &count]).unwrap();
+            let too_many = [&[0u8; 8][..]; 33];
+            assert!(driver.launch(stream.raw(), kernel, &config, &too_many).is_err());
+        }
+        end.record(&stream).unwrap();
+        other.wait(&end).unwrap();
+        assert_eq!(start.elapsed_ms(&end).unwrap(), 1.5);
+        assert!(buffer.to_host(&stream).unwrap().into_iter().eq((0..100).map(|x| 2 * x)));
+        buffer.fill_bytes(&stream, 7).unwrap();
+        assert!(buffer.to_host(&other).unwrap().iter().all(|&x| x == 0x0707_0707));
+        stream.synchronize().unwrap();
+        // SAFETY: none of its kernels runs.
+        unsafe { driver.unload_module(module) }.unwrap();
+
+        let why = driver.load_module(&".version 7.0\n.target sm_80\nshove;".into()).unwrap_err().to_string();
+        let said = "CUDA_ERROR_INVALID_PTX: ptxas fatal : Unknown opcode 'shove'";
+        assert_eq!(why, format!("the image was not accepted: {said}"));
+        assert!(driver.load_module(&"a\0b".into()).unwrap_err().to_string().contains("a zero byte at 1"));
+        drop(buffer);
+        assert_eq!(context.memory().unwrap().free, free);
+    });
+}
