@@ -66,17 +66,9 @@ impl<T: Element> OnGpu<T> {
         options: &AttentionOptions,
     ) -> Result<Self> {
         let DecodeShape { batch, num_heads, num_heads_k, head_dim, max_seqlen_k, .. } = *shape;
+        let call = DecodeShape { max_seqlen_q: seqlen_q, ..shape.clone() };
         Ok(Self {
-            plan: gpu::decode_attention::Plan::new(
-                &context,
-                batch,
-                seqlen_q,
-                num_heads,
-                num_heads_k,
-                head_dim,
-                max_seqlen_k,
-                options,
-            )?,
+            plan: gpu::decode_attention::Plan::new(&context, &call, options)?,
             staging: Staging::new(
                 &context,
                 Layout::bshd(batch, seqlen_q, num_heads, head_dim),
@@ -129,10 +121,7 @@ impl<T: Element> Plan<T> {
     pub fn new(device: Device, shape: &DecodeShape, options: &AttentionOptions) -> Result<Self> {
         let engine = match device.context()? {
             None => Engine::Cpu(Box::new(cpu::decode_attention::Plan::new(shape, options)?)),
-            Some(context) => {
-                shape.full("decode_attention")?;
-                Engine::Gpu(Box::new(OnGpu::new(context, shape, shape.max_seqlen_q, options)?))
-            }
+            Some(context) => Engine::Gpu(Box::new(OnGpu::new(context, shape, shape.max_seqlen_q, options)?)),
         };
         Ok(Self { engine })
     }

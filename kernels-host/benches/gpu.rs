@@ -1,12 +1,13 @@
-//! Times of the kernels on a GPU, by CUDA events: median and minimum of 20 runs after 10 for warming up, the L2 cache flushed
-//! before each. Rates count the work that is done: multiply-adds of the blocks computed, bytes of the caches read.
+//! Times of the kernels on a GPU, by CUDA events: median and minimum of 20 runs after 10 for warming up, the L2 cache
+//! flushed before each. Rates count the work that is done: multiply-adds of the blocks computed, bytes of the caches
+//! read.
 //!
 //! ```text
 //! cargo bench -p lacuna-kernels-host --bench gpu
 //! ```
 
 use half::bf16;
-use lacuna_core::{AttentionOptions, AttentionShape, BlockMask, Layout, Result, Seqlens};
+use lacuna_core::{AttentionOptions, AttentionShape, BlockMask, DecodeShape, Layout, Result, Seqlens};
 use lacuna_kernels_host::block_sparse_attention::DeviceBlockMask;
 use lacuna_kernels_host::{
     Context, DeviceBuffer, DeviceTensor, block_sparse_attention, decode_attention, dense_attention,
@@ -165,16 +166,15 @@ impl Bench<'_> {
         let (k, v) = (self.tensor(cache)?, self.tensor(cache)?);
         let mut out = DeviceTensor::<bf16>::uninit(self.context, *q.layout(), "out")?;
         let options = AttentionOptions::default();
-        let mut plan = decode_attention::Plan::<bf16>::new(
-            self.context,
+        let sizes = DecodeShape {
             batch,
-            1,
-            HEADS,
-            HEADS_K,
+            max_seqlen_q: 1,
+            num_heads: HEADS,
+            num_heads_k: HEADS_K,
             head_dim,
-            tokens,
-            &options,
-        )?;
+            max_seqlen_k: tokens,
+        };
+        let mut plan = decode_attention::Plan::<bf16>::new(self.context, &sizes, &options)?;
         let lens = vec![tokens as u32; batch];
         let bytes = 2.0 * (2 * batch * tokens * HEADS_K * head_dim) as f64;
         let name = format!("decode_attention d {head_dim}, {batch} x {tokens}");

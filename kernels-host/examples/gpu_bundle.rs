@@ -1,6 +1,6 @@
 //! Packs what a GPU has to be asked into a folder: the acceptance suite, the benchmark, the capture of single instructions,
-//! the image, and a script that runs them and ends with a table. The folder runs on any x86-64 Linux with an NVIDIA driver and a C library no older than this
-//! machine's; it needs neither Rust nor CUDA.
+//! the image, and a script that runs them and ends with a table. The folder runs on any x86-64 Linux with an NVIDIA
+//! driver and a C library no older than this machine's; it needs neither Rust nor CUDA.
 //!
 //! ```text
 //! cargo run -p lacuna-kernels-host --features emulator --example gpu_bundle -- FOLDER

@@ -168,9 +168,10 @@ impl<T: Element> Plan<T> {
     /// As [`Plan::run`], on addresses and a stream of any owner. Alignment is checked.
     ///
     /// # Safety
-    /// As for [`crate::dense_attention::Plan::run_raw`]. Besides, `indptr` holds one more `u32` than there are rows (sequence,
-    /// then query head, then query block), ascending, and `indices` as many as its last entry says; each row's ascend
-    /// strictly and stay below the number of key blocks of its sequence. They are not written until the work is done.
+    /// As for [`crate::dense_attention::Plan::run_raw`]. Besides, `indptr` holds one more `u32` than there are rows
+    /// (sequence, then query head, then query block), ascending, and `indices` as many as its last entry says; each
+    /// row's ascend strictly and stay below the number of key blocks of its sequence. They are not written until the
+    /// work is done.
     ///
     /// # Errors
     /// An address or stride that is no multiple of 16 bytes, and what the driver reports.

@@ -147,8 +147,8 @@ impl Drop for Inner {
         let _ = self.driver.synchronize_device();
         let kernels = self.kernels.get_mut().unwrap_or_else(PoisonError::into_inner);
         for (module, _) in kernels.values() {
-            // SAFETY: plans hold a `Context`, so none is left to launch, and what was launched is done. A failure has nowhere
-            // to go.
+            // SAFETY: plans hold a `Context`, so none is left to launch, and what was launched is done. A failure has
+            // nowhere to go.
             let _ = unsafe { self.driver.unload_module(*module) };
         }
     }

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use lacuna_core::{AttentionOptions, AttentionShape, Element, Error, Layout, Result, Seqlens};
+use lacuna_core::{AttentionOptions, DecodeShape, Element, Error, Layout, Result};
 use lacuna_kernels_gpu::kernel;
 use lacuna_kernels_gpu::params::{DecodeParams, Strides};
 use lacuna_kernels_gpu::tile_size::{MERGE_ROWS, max_decode_splits};
@@ -17,9 +17,6 @@ use crate::view::{DeviceView, DeviceViewMut, RawTensor};
 use crate::workspace::DecodeWorkspace;
 
 const OP: &str = "decode_attention";
-
-/// Query rows of a sequence that a plan takes at most; longer queries are dense attention's.
-pub const MAX_SEQLEN_Q: usize = 64;
 
 /// Decode attention over padded caches, planned for the largest lengths and run for every token.
 ///
@@ -62,28 +59,17 @@ struct Call {
 }
 
 impl<T: Element> Plan<T> {
-    /// Plans calls of `batch` sequences with `seqlen_q` new tokens each, over caches of which up to `max_seqlen_k` tokens
+    /// Plans calls in which every sequence has `max_seqlen_q` new tokens, over caches of which up to `max_seqlen_k` tokens
     /// are filled, and allocates the workspace.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for `seqlen_q` outside 1..=64 and for a type, head dim or scale that the kernels do not
-    /// take, [`Error::TooLarge`] for sizes that a launch does not hold, [`Error::Device`] for what the device refuses.
-    pub fn new(
-        context: &Context,
-        batch: usize,
-        seqlen_q: usize,
-        num_heads: usize,
-        num_heads_k: usize,
-        head_dim: usize,
-        max_seqlen_k: usize,
-        options: &AttentionOptions,
-    ) -> Result<Self> {
-        if !(1..=MAX_SEQLEN_Q).contains(&seqlen_q) {
-            let expected = format_args!("in 1..={MAX_SEQLEN_Q}").to_string();
-            return Err(Error::invalid(OP, "seqlen_q", expected, seqlen_q));
-        }
-        let seqlens = Seqlens::uniform(batch, seqlen_q, max_seqlen_k)?;
-        let shape = AttentionShape::new(num_heads, num_heads_k, head_dim, seqlens)?;
+    /// [`Error::InvalidArgument`] for `max_seqlen_q` outside 1..=64 and for a type, head dim or scale that the kernels do
+    /// not take, [`Error::TooLarge`] for sizes that a launch does not hold, [`Error::Device`] for what the device
+    /// refuses.
+    pub fn new(context: &Context, sizes: &DecodeShape, options: &AttentionOptions) -> Result<Self> {
+        let shape = sizes.full(OP)?;
+        let DecodeShape { batch, max_seqlen_q: seqlen_q, num_heads, num_heads_k, head_dim, max_seqlen_k } =
+            *sizes;
         let softmax_scale = check::softmax_scale(OP, &shape, options)?;
         let group = shape.group_size();
         let dtype = check::dtype::<T>();

@@ -6,8 +6,8 @@ use crate::driver::DeviceInfo;
 
 /// Kernels as PTX text.
 ///
-/// A [`Context`](crate::Context) gives a device the kernels one by one, when they are first planned: a driver compiles PTX when it
-/// is loaded, and nobody uses all of them.
+/// A [`Context`](crate::Context) gives a device the kernels one by one, when they are first planned: a driver compiles
+/// PTX when it is loaded, and nobody uses all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Image<'a> {
     /// The text, as `ptx-builder` writes it.

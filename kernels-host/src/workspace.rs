@@ -1,6 +1,6 @@
 //! Device memory that a plan keeps between its kernels.
 
-use lacuna_core::{Error, Result};
+use lacuna_core::{DecodeShape, Error, Result};
 use lacuna_kernels_gpu::tile_size::max_decode_splits;
 
 use crate::buffer::DeviceBuffer;
@@ -34,15 +34,10 @@ impl DecodeWorkspace {
 ///
 /// # Errors
 /// [`Error::TooLarge`] for sizes that overflow.
-pub fn decode_attention_workspace_bytes(
-    batch: usize,
-    seqlen_q: usize,
-    num_heads: usize,
-    head_dim: usize,
-    max_seqlen_k: usize,
-) -> Result<usize> {
+pub fn decode_attention_workspace_bytes(sizes: &DecodeShape) -> Result<usize> {
+    let DecodeShape { batch, max_seqlen_q, num_heads, head_dim, max_seqlen_k, .. } = *sizes;
     let splits = u32::try_from(max_seqlen_k).map_or(usize::MAX, |n| max_decode_splits(n) as usize);
-    let rows = product(&[batch, splits, seqlen_q, num_heads])?;
+    let rows = product(&[batch, splits, max_seqlen_q, num_heads])?;
     product(&[rows, head_dim.saturating_add(1), size_of::<f32>()])
 }
 
@@ -63,11 +58,16 @@ mod tests {
     #[test]
     fn sizes_are_checked() {
         // 2 sequences, 8192 keys in splits of 256, 32 heads: 2 x 32 x 32 rows of 129 floats.
-        assert_eq!(decode_attention_workspace_bytes(2, 1, 32, 128, 8192), Ok(2 * 32 * 32 * 129 * 4));
+        let bytes = |batch, max_seqlen_q, num_heads, head_dim, max_seqlen_k| {
+            let sizes =
+                DecodeShape { batch, max_seqlen_q, num_heads, num_heads_k: 1, head_dim, max_seqlen_k };
+            decode_attention_workspace_bytes(&sizes)
+        };
+        assert_eq!(bytes(2, 1, 32, 128, 8192), Ok(2 * 32 * 32 * 129 * 4));
         for huge in [usize::MAX, usize::MAX / 2, 1 << 40] {
-            assert!(decode_attention_workspace_bytes(huge, 64, huge, 128, 1 << 20).is_err());
+            assert!(bytes(huge, 64, huge, 128, 1 << 20).is_err());
         }
-        assert!(decode_attention_workspace_bytes(2, 1, 1, 64, usize::MAX).is_err());
-        assert_eq!(decode_attention_workspace_bytes(0, 1, 1, 64, 100), Ok(0));
+        assert!(bytes(2, 1, 1, 64, usize::MAX).is_err());
+        assert_eq!(bytes(0, 1, 1, 64, 100), Ok(0));
     }
 }

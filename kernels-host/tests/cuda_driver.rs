@@ -1,5 +1,5 @@
-//! What the host makes of the CUDA driver's answers, told by a library that has the driver's names and no device behind them.
-//! Each test runs itself again in a process that finds that library first.
+//! What the host makes of the CUDA driver's answers, told by a library that has the driver's names and no device behind
+//! them. Each test runs itself again in a process that finds that library first.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use common::attention::{Expected, Spoil};
 use common::decode::{Call, Sizes};
 use common::{Device, Half, OnDevice, assert_same, for_each, on_every_device};
 use half::{bf16, f16};
-use lacuna_core::{AttentionOptions, Error, Layout};
+use lacuna_core::{AttentionOptions, DecodeShape, Error, Layout};
 use lacuna_emulator::{Class, Options, Scheduler};
 use lacuna_kernels_gpu::kernel::{self, Dtype};
 use lacuna_kernels_gpu::tile_size::{decode_split_keys, max_decode_splits};
@@ -341,10 +341,17 @@ fn counters_state_the_design() {
 fn the_workspace_is_as_large_as_it_says() {
     on_every_device(|device| {
         let before = device.context.memory().unwrap().free;
-        let plan =
-            Plan::<bf16>::new(&device.context, 2, 3, 8, 2, 128, 5000, &AttentionOptions::default()).unwrap();
+        let sizes = DecodeShape {
+            batch: 2,
+            max_seqlen_q: 3,
+            num_heads: 8,
+            num_heads_k: 2,
+            head_dim: 128,
+            max_seqlen_k: 5000,
+        };
+        let plan = Plan::<bf16>::new(&device.context, &sizes, &AttentionOptions::default()).unwrap();
         let used = (before - device.context.memory().unwrap().free) as usize;
-        let workspace = decode_attention_workspace_bytes(2, 3, 8, 128, 5000).unwrap();
+        let workspace = decode_attention_workspace_bytes(&sizes).unwrap();
         // A GPU hands out memory in pieces of up to 2 MiB.
         assert!(used >= workspace || device.margin > 0, "{used} {workspace}");
         assert!(used <= workspace + (8 << 20), "{used} {workspace}");
@@ -361,17 +368,25 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
             let why = why.to_string();
             assert!(parts.iter().all(|p| why.contains(p)), "{why}");
         };
-        let new = |batch, seqlen_q, heads, heads_k, head_dim, max| {
-            Plan::<bf16>::new(context, batch, seqlen_q, heads, heads_k, head_dim, max, &options)
+        let sizes = |batch, max_seqlen_q, num_heads, num_heads_k, head_dim, max_seqlen_k| DecodeShape {
+            batch,
+            max_seqlen_q,
+            num_heads,
+            num_heads_k,
+            head_dim,
+            max_seqlen_k,
         };
-        refuses(new(1, 0, 4, 2, 64, 100).unwrap_err(), &["decode_attention: seqlen_q", "1..=64", "0"]);
-        refuses(new(1, 65, 4, 2, 64, 100).unwrap_err(), &["decode_attention: seqlen_q", "65"]);
+        let new = |batch, seqlen_q, heads, heads_k, head_dim, max| {
+            Plan::<bf16>::new(context, &sizes(batch, seqlen_q, heads, heads_k, head_dim, max), &options)
+        };
+        refuses(new(1, 0, 4, 2, 64, 100).unwrap_err(), &["decode_attention: max_seqlen_q", "1..=64", "0"]);
+        refuses(new(1, 65, 4, 2, 64, 100).unwrap_err(), &["decode_attention: max_seqlen_q", "65"]);
         refuses(new(1, 1, 4, 3, 64, 100).unwrap_err(), &["num_heads"]);
         refuses(new(1, 1, 4, 2, 96, 100).unwrap_err(), &["decode_attention: head_dim", "96"]);
         refuses(new(1 << 20, 1, 4, 2, 64, 100).unwrap_err(), &["decode_attention", "65535"]);
         refuses(new(usize::MAX, 64, 4, 2, 64, 100).unwrap_err(), &["too large"]);
         refuses(new(60_000, 64, 128, 1, 128, 65_000).unwrap_err(), &["65535"]);
-        assert!(Plan::<f32>::new(context, 1, 1, 4, 2, 64, 100, &options).is_err());
+        assert!(Plan::<f32>::new(context, &sizes(1, 1, 4, 2, 64, 100), &options).is_err());
 
         let mut plan = new(2, 1, 4, 2, 64, 80).unwrap();
         let tensor = |layout| DeviceTensor::<bf16>::uninit(context, layout, "tensor").unwrap();

@@ -1,7 +1,8 @@
 //! The table from lines of the shipped PTX to lines of Rust.
 //!
-//! The shipped text has no line directives: they would make it half as long again. LLVM writes the same module a second time with them; this reads the places out of that copy,
-//! checks that its instructions are those of the shipped text, and writes
+//! The shipped text has no line directives: they would make it half as long again. LLVM writes the same module a second
+//! time with them; this reads the places out of that copy, checks that its instructions are those of the shipped text,
+//! and writes
 //!
 //! ```text
 //! ptx-lines 1
@@ -24,8 +25,8 @@ use crate::{Error, Result};
 /// File, line, and the place it was inlined into.
 type Place = (usize, u32, Option<usize>);
 
-/// Makes the table. `sources` are the files of the crate and of `core` as `.file` directives name them; they complete the shortened names
-/// that calls are noted under.
+/// Makes the table. `sources` are the files of the crate and of `core` as `.file` directives name them; they complete
+/// the shortened names that calls are noted under.
 pub(crate) fn table(shipped: &str, located: &str, sources: &[String]) -> Result<String> {
     let directives = file_directives(located);
     let mut places = Places { files: Vec::new(), all: Vec::new(), sources, directives: &directives };

@@ -1,8 +1,8 @@
 //! Operands of every form, from a seed.
 //!
 //! The first quarter of the cases walks through the combinations of two directed values, as far as it reaches; the
-//! second quarter, and the first where there are three operands, combines them at random. The rest is random in three manners: any bits, numbers of similar size, and
-//! operands that cancel.
+//! second quarter, and the first where there are three operands, combines them at random. The rest is random in three
+//! manners: any bits, numbers of similar size, and operands that cancel.
 
 use super::form::{Form, LANES_PER_CTA, Operand};
 use crate::numerics::Format;

@@ -156,8 +156,8 @@ impl<T: Element> Probe<T> {
     /// Reads the keys and the last queries of every searched sequence.
     ///
     /// # Errors
-    /// [`lacuna_core::Error::NotFinite`] for the first key, or the first probe query, that is not finite; an invalid argument when
-    /// finite values make logits that are not.
+    /// [`lacuna_core::Error::NotFinite`] for the first key, or the first probe query, that is not finite; an invalid
+    /// argument when finite values make logits that are not.
     pub fn run(&mut self, q: &TensorView<T>, k: &TensorView<T>) -> Result<()> {
         self.pack(q)?;
         self.find_row_stats(q, k)?;

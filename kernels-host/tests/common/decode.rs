@@ -1,6 +1,6 @@
 //! Calls of decode attention, run and compared.
 
-use lacuna_core::{AttentionOptions, AttentionShape, Error, Layout, Seqlens};
+use lacuna_core::{AttentionOptions, AttentionShape, DecodeShape, Error, Layout, Seqlens};
 use lacuna_kernels_host::DeviceBuffer;
 use lacuna_kernels_host::decode_attention::Plan;
 use lacuna_reference::decode_attention;
@@ -56,16 +56,15 @@ impl<T: Half> Call<T> {
         let [total_q, heads, head_dim] = self.q.view().shape();
         let batch = self.cache_seqlens.len();
         let heads_k = self.k_cache.view().shape()[1];
-        Plan::new(
-            &device.context,
+        let sizes = DecodeShape {
             batch,
-            total_q / batch,
-            heads,
-            heads_k,
+            max_seqlen_q: total_q / batch,
+            num_heads: heads,
+            num_heads_k: heads_k,
             head_dim,
             max_seqlen_k,
-            &self.options,
-        )
+        };
+        Plan::new(&device.context, &sizes, &self.options)
     }
 
     pub fn run(&self, device: &Device) -> Result<Output<T>, Error> {

@@ -17,7 +17,8 @@ pub struct SamplingOptions {
     pub top_p: f32,
     /// Sample among the tokens whose probability is at least this share of the likeliest one's, in [0, 1]. Default 0: all.
     pub min_p: f32,
-    /// Divisor of positive logits, and factor of negative ones, of tokens seen before (CTRL, arXiv 1909.05858). Default 1: none.
+    /// Divisor of positive logits, and factor of negative ones, of tokens seen before (CTRL, arXiv 1909.05858). Default
+    /// 1: none.
     pub repetition_penalty: f32,
     /// How many of the last tokens, prompt included, count as seen. Default: all.
     pub repeat_last_n: Option<usize>,
@@ -93,8 +94,8 @@ impl Sampler {
         Ok(Self { options, rng, candidates: Vec::new() })
     }
 
-    /// The next token after `seen`, from `logits` `[vocab_size]`, which are finite. In order: repetition penalty, temperature,
-    /// top-k, top-p, min-p.
+    /// The next token after `seen`, from `logits` `[vocab_size]`, which are finite. In order: repetition penalty,
+    /// temperature, top-k, top-p, min-p.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for no logits or one that is NaN.

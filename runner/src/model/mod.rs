@@ -72,7 +72,8 @@ pub struct LoadProgress {
     pub total_bytes: u64,
 }
 
-/// Loads the Llama model in `dir` (`config.json`, `model.safetensors` or its shards, `generation_config.json`) and computes in
+/// Loads the Llama model in `dir` (`config.json`, `model.safetensors` or its shards, `generation_config.json`) and
+/// computes in
 /// `dtype`, or in the type the weights are stored in.
 ///
 /// # Errors

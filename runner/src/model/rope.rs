@@ -1,5 +1,5 @@
-//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the half-split layout of `transformers`: feature `i` of a head
-//! is paired with feature `i + head_dim / 2`.
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the half-split layout of `transformers`: feature
+//! `i` of a head is paired with feature `i + head_dim / 2`.
 
 use std::f64::consts::TAU;
 

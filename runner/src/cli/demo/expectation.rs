@@ -22,8 +22,8 @@ pub enum Expectation {
 const CONTEXT: usize = 7;
 
 impl Expectation {
-    /// By what an answer takes: the rows of the fact, and the row that asks, read the [`CONTEXT`] tokens before them, and the
-    /// row that asks reads the first token of the fact's value. (The rest of the answer is decoded densely.)
+    /// By what an answer takes: the rows of the fact, and the row that asks, read the [`CONTEXT`] tokens before them,
+    /// and the row that asks reads the first token of the fact's value. (The rest of the answer is decoded densely.)
     ///
     /// A fixed pattern reads by its rule. The searches weigh keys by what they look at of the attention; each is certain to
     /// find a fact where it looks at the row that asks and keeps room for it.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use half::bf16;
 use lacuna::gpu::{self, Context, DeviceBuffer, DeviceTensor, EmulatedDriver, Stream};
-use lacuna::{AttentionOptions, BlockMask, Device, Layout};
+use lacuna::{AttentionOptions, BlockMask, DecodeShape, Device, Layout};
 use lacuna_runner::report::{Align, Style, Table, format_count, format_density, format_duration};
 use serde::Serialize;
 
@@ -133,16 +133,16 @@ impl Bench {
     fn decode(&self, case: &KernelCase<bf16>) -> lacuna::Result<Call> {
         let (shape, tokens) = (&case.shape, case.shape.seqlens.total_k());
         let rows = DECODE_ROWS.min(tokens);
-        let mut plan = gpu::decode_attention::Plan::new(
-            &self.context,
-            1,
-            rows,
-            shape.num_heads,
-            shape.num_heads_k,
-            shape.head_dim,
-            tokens,
-            &AttentionOptions::default(),
-        )?;
+        let sizes = DecodeShape {
+            batch: 1,
+            max_seqlen_q: rows,
+            num_heads: shape.num_heads,
+            num_heads_k: shape.num_heads_k,
+            head_dim: shape.head_dim,
+            max_seqlen_k: tokens,
+        };
+        let options = AttentionOptions::default();
+        let mut plan = gpu::decode_attention::Plan::new(&self.context, &sizes, &options)?;
         self.call("decode attention", case, &Kept::All, (1.0, tokens - rows), |[q, k, v], out, _| {
             let layout = Layout::thd(rows, shape.num_heads, shape.head_dim);
             let first = (tokens - rows) * shape.num_heads * shape.head_dim;
