@@ -47,7 +47,8 @@ impl<T: Element> Inputs<T> {
         let (total_q, heads, head_dim) = (shape.seqlens.total_q(), shape.num_heads, shape.head_dim);
         let mut out = vec![T::from_f32(f32::NAN); total_q * heads * head_dim];
         let mut lse = vec![f32::NAN; heads * total_q];
-        call(self, &mut TensorViewMut::thd(&mut out, total_q, heads, head_dim).unwrap(), &mut lse).unwrap();
+        call(self, &mut TensorViewMut::thd(&mut out, total_q, heads, head_dim).unwrap(), &mut lse)
+            .unwrap_or_else(|e| panic!("{device}: {e}"));
 
         let options = AttentionOptions::default();
         let (q, k, v) = (q.view(), k.view(), v.view());

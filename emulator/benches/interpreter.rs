@@ -20,14 +20,19 @@ fn kernel(body: &str) -> String {
     )
 }
 
-/// 64 times 16 fused multiply-adds.
-fn fma_loop() -> String {
-    let mut body = String::from("cvt.rn.f32.u32 %r10, %r1; mov.b32 %r11, 0f3F000000; mov.b32 %r5, 0;\n$L:\n");
-    for _ in 0..16 {
-        body += "fma.rn.f32 %r10, %r10, %r11, %r11;\n";
+/// 64 times 16 fused multiply-adds, in `chains` of which each waits for the one before.
+fn fma_loop(chains: usize) -> String {
+    let mut body = String::from("mov.b32 %r11, 0f3F000000; mov.b32 %r5, 0;\n");
+    for chain in 0..chains {
+        let _ = writeln!(body, "cvt.rn.f32.u32 %r{}, %r1;", 20 + chain);
+    }
+    body += "$L:\n";
+    for i in 0..16 {
+        let x = 20 + i % chains;
+        let _ = writeln!(body, "fma.rn.f32 %r{x}, %r{x}, %r11, %r11;");
     }
     body += "add.s32 %r5, %r5, 1; setp.lt.u32 %p1, %r5, 64; @%p1 bra $L;
-        mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.b32 [%rd3], %r10;";
+        mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.b32 [%rd3], %r20;";
     kernel(&body)
 }
 
@@ -96,7 +101,8 @@ fn bench(c: &mut Criterion, name: &str, ptx: &str, ctas: u32, threads: u32) {
 }
 
 fn all(c: &mut Criterion) {
-    bench(c, "fma_loop", &fma_loop(), 64, 256);
+    bench(c, "fma, 4 chains", &fma_loop(4), 64, 256);
+    bench(c, "fma, 1 chain", &fma_loop(1), 64, 256);
     bench(c, "increment", &increment(), 1024, 256);
     bench(c, "attention_mix", &attention_mix(), 1, 128);
 }
