@@ -15,8 +15,8 @@ const SUITES: [&str; 5] =
     ["drivers", "merge_state", "dense_attention", "block_sparse_attention", "decode_attention"];
 
 const RUN: &str = r#"#!/bin/sh
-# Runs the acceptance suite, the capture of instructions (into captured/) and the benchmark on the first CUDA device; a table
-# of what passed comes last.
+# Runs the acceptance suite, a small part of it under compute-sanitizer where that is installed, the capture of instructions
+# (into captured/) and the benchmark on the first CUDA device; a table of what passed comes last.
 # Arguments go to the suites: names of tests, for instance.
 cd "$(dirname "$0")" || exit 2
 export LACUNA_PTX=sm_80.ptx REQUIRE_GPU=1
@@ -26,9 +26,25 @@ for suite in suites/*; do
     name=$(basename "$suite")
     if "$suite" "$@" > "$name.log" 2>&1; then result=passed; else result=FAILED; failed=1; fi
     counts=$(sed -n 's/^test result: [a-zA-Z]*\. //p' "$name.log" | tail -n 1)
-    table="$table$(printf '%-26s %-7s %s' "$name" "$result" "$counts")
+    table="$table$(printf '%-34s %-7s %s' "$name" "$result" "$counts")
 "
 done
+if command -v compute-sanitizer > /dev/null; then
+    for tool in memcheck racecheck; do
+        for suite in suites/*_*; do
+            name="$(basename "$suite") $tool"
+            log="$(basename "$suite").$tool.log"
+            # Tests of few CTAs: the sanitizer is slow.
+            if compute-sanitizer --tool "$tool" --error-exitcode 9 "$suite" exact many_parts > "$log" 2>&1
+            then result=passed; else result=FAILED; failed=1; fi
+            table="$table$(printf '%-34s %s' "$name" "$result")
+"
+        done
+    done
+else
+    table="${table}compute-sanitizer is not installed: not run
+"
+fi
 ./capture captured || failed=1
 ./gpu > gpu.log 2>&1 || failed=1
 cat gpu.log
@@ -83,6 +99,8 @@ fn built(crate_folder: &Path, command: &[&str]) -> Result<Vec<(String, PathBuf)>
     let output = Command::new(cargo)
         .args(command)
         .args(release)
+        // A sixth of the size, for the way to the other machine.
+        .args(["--config", "profile.release.strip=true", "--config", "profile.release.debug=false"])
         .args(["--features", "gpu-tests,emulator", "--message-format", "json-render-diagnostics"])
         .current_dir(crate_folder)
         .stderr(std::process::Stdio::inherit())
