@@ -204,7 +204,7 @@ fn report(session: &Session, lines: &LineTable) -> Report {
         let executed = session.executed[pc];
         let mut counts = session.traffic[pc];
         counts.warp_instructions = executed.warps;
-        counts.lane_instructions = executed.lanes;
+        counts.lane_instructions = executed.lanes();
         if let Op::Mma(product) = &kernel.code[pc].op {
             counts.mma = executed.warps;
             counts.macs = executed.warps * product.kind.macs();

@@ -42,17 +42,23 @@ pub fn run<const C: bool>(s: &mut Session, cta: &mut CtaState, w: &mut Warp, tur
         let pc = w.pc as usize;
         let inst = &code[pc];
         w.pc += 1;
-        let guard = w.regs.pred(inst.guard);
-        let m = w.mask & if inst.negated { !guard } else { guard };
-        if C && inst.guard != TRUE {
-            let missing = w.mask & !w.regs.defined_pred(inst.guard);
-            if missing != 0 {
-                return Err(undefined(missing, "the guard"));
+        let m = if inst.guard == TRUE {
+            w.mask
+        } else {
+            let guard = w.regs.pred(inst.guard);
+            if C {
+                let missing = w.mask & !w.regs.defined_pred(inst.guard);
+                if missing != 0 {
+                    return Err(undefined(missing, "the guard"));
+                }
             }
-        }
+            w.mask & if inst.negated { !guard } else { guard }
+        };
         let executed = &mut s.executed[pc];
         executed.warps += 1;
-        executed.lanes += u64::from(m.count_ones());
+        if m != u32::MAX {
+            executed.idle_lanes += u64::from(m.count_zeros());
+        }
         if m == 0 {
             continue;
         }
@@ -300,7 +306,7 @@ fn reach<const C: bool>(w: &mut Warp, m: u32, barrier: &Barrier) -> Checked<Reac
 #[cold]
 fn uncount(s: &mut Session, pc: usize, m: u32) {
     s.executed[pc].warps -= 1;
-    s.executed[pc].lanes -= u64::from(m.count_ones());
+    s.executed[pc].idle_lanes -= u64::from(m.count_zeros());
 }
 
 /// Lanes of the destination that hold a NaN before the instruction, where it is an operand as well.

@@ -9,11 +9,17 @@ use crate::report::Totals;
 use crate::rng::Rng;
 use crate::{AdvisoryKind, Arch, Options};
 
-/// How often an instruction was executed.
+/// How often an instruction was executed. Lanes are counted by those that did not take part: most often there are none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Executed {
     pub warps: u64,
-    pub lanes: u64,
+    pub idle_lanes: u64,
+}
+
+impl Executed {
+    pub fn lanes(self) -> u64 {
+        32 * self.warps - self.idle_lanes
+    }
 }
 
 /// A remark, by instruction and kind: how often and the first occasion.
