@@ -219,6 +219,8 @@ fn decode<T: Half>(head_dim: usize, tall: bool) -> Vec<Check> {
             call(4, 16, 4, 1, 270, &[257, 64], plain),
             call(5, 64, 1, 1, 64, &[64], plain),
             call(6, 50, 1, 1, 130, &[129, 40], plain),
+            call(8, 40, 4, 1, 300, &[258, 300], plain),
+            call(9, 16, 4, 1, 70, &[66], options(true, Some(-0.5), false)),
         ]
     } else {
         vec![
