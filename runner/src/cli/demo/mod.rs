@@ -64,7 +64,7 @@ pub struct DemoArgs {
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Where to run: cpu; on cuda, cuda:N or emulated the demo is another one: a small attention through the kernels that
-    /// ships for GPUs, each checked against a plain loop. It takes no option but --tokens and --json
+    /// ship for GPUs, each checked against a plain loop. It takes no option but --tokens and --json
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
     /// Print JSON
