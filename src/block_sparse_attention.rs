@@ -2,8 +2,7 @@
 
 use crate::staging::Staging;
 use crate::{
-    AttentionOptions, AttentionShape, BlockMask, Device, Element, Layout, Result, TensorView, TensorViewMut,
-    cpu, gpu,
+    AttentionOptions, AttentionShape, BlockMask, Device, Element, Result, TensorView, TensorViewMut, cpu, gpu,
 };
 
 /// A block-sparse attention call of fixed sizes. Planning allocates, running does not, but for a mask's copy on a GPU.
@@ -70,11 +69,7 @@ impl<T: Element> Plan<T> {
             )?)),
             Some(context) => Engine::Gpu(Box::new(OnGpu {
                 plan: gpu::block_sparse_attention::Plan::new(&context, shape, options, block_m, block_n)?,
-                staging: Staging::new(
-                    &context,
-                    Layout::thd(shape.seqlens.total_q(), shape.num_heads, shape.head_dim),
-                    Layout::thd(shape.seqlens.total_k(), shape.num_heads_k, shape.head_dim),
-                )?,
+                staging: Staging::of_shape(&context, shape)?,
                 shape: shape.clone(),
                 context,
             })),

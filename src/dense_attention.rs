@@ -1,9 +1,7 @@
 //! Dense flash attention: `out = softmax(softmax_scale * q k^T + mask) v`.
 
 use crate::staging::Staging;
-use crate::{
-    AttentionOptions, AttentionShape, Device, Element, Layout, Result, TensorView, TensorViewMut, cpu, gpu,
-};
+use crate::{AttentionOptions, AttentionShape, Device, Element, Result, TensorView, TensorViewMut, cpu, gpu};
 
 /// A dense attention call of fixed sizes. Planning allocates, running does not.
 ///
@@ -55,11 +53,7 @@ impl<T: Element> Plan<T> {
             None => Engine::Cpu(Box::new(cpu::dense_attention::Plan::new(shape, options)?)),
             Some(context) => Engine::Gpu(Box::new(OnGpu {
                 plan: gpu::dense_attention::Plan::new(&context, shape, options)?,
-                staging: Staging::new(
-                    &context,
-                    Layout::thd(shape.seqlens.total_q(), shape.num_heads, shape.head_dim),
-                    Layout::thd(shape.seqlens.total_k(), shape.num_heads_k, shape.head_dim),
-                )?,
+                staging: Staging::of_shape(&context, shape)?,
                 shape: shape.clone(),
             })),
         };

@@ -2,7 +2,7 @@
 
 use lacuna_kernels_host::{Context, DeviceBuffer, DeviceView, DeviceViewMut, Stream};
 
-use crate::{Element, Layout, Result, TensorView, TensorViewMut};
+use crate::{AttentionShape, Element, Layout, Result, TensorView, TensorViewMut};
 
 /// Device memory for the tensors of one attention call, and host memory to pack them in.
 pub(crate) struct Staging<T: Element> {
@@ -28,6 +28,16 @@ pub(crate) struct Staged<'a, T> {
 }
 
 impl<T: Element> Staging<T> {
+    /// For the tensors of `shape`.
+    pub(crate) fn of_shape(context: &Context, shape: &AttentionShape) -> Result<Self> {
+        let AttentionShape { num_heads, num_heads_k, head_dim, seqlens } = shape;
+        Self::new(
+            context,
+            Layout::thd(seqlens.total_q(), *num_heads, *head_dim),
+            Layout::thd(seqlens.total_k(), *num_heads_k, *head_dim),
+        )
+    }
+
     /// For queries of `q_layout` and keys and values of `k_layout`, both contiguous.
     pub(crate) fn new(context: &Context, q_layout: Layout, k_layout: Layout) -> Result<Self> {
         let (q_len, k_len) = (q_layout.required_len("q")?, k_layout.required_len("k")?);

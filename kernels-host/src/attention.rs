@@ -1,12 +1,14 @@
 //! What dense and block-sparse attention have in common on the host.
 
 use lacuna_core::{AttentionOptions, AttentionShape, Element, Result};
+use lacuna_kernels_gpu::kernel::Kernel;
 use lacuna_kernels_gpu::params::{AttentionParams, SoftmaxScale, Strides};
 
 use crate::buffer::DeviceBuffer;
 use crate::check::{self, Arg};
 use crate::context::Context;
 use crate::driver::DevicePtr;
+use crate::launch::Launch;
 use crate::view::{DeviceView, DeviceViewMut, RawTensor};
 
 /// The tensors of one call.
@@ -48,6 +50,23 @@ impl AttentionCall {
             k: [shape.seqlens.total_k(), shape.num_heads_k, shape.head_dim],
             softmax_scale: check::softmax_scale(op, shape, options)?,
         })
+    }
+
+    /// `kernel` over `tiles` tiles of query rows: heads of a group side by side, so that they find their keys in the cache.
+    pub(crate) fn launch(
+        &self,
+        context: &Context,
+        kernel: &Kernel,
+        shape: &AttentionShape,
+        tiles: usize,
+    ) -> Result<Launch> {
+        Launch::new(
+            context,
+            self.op,
+            kernel,
+            [shape.group_size(), tiles, shape.num_heads_k],
+            ["the number of query heads per KV head", "the number of query tiles", "num_heads_k"],
+        )
     }
 
     /// The kernels' parameters, but for the strides.

@@ -110,13 +110,7 @@ impl<T: Element> Plan<T> {
             })
             .collect();
         Ok(Self {
-            launch: Launch::new(
-                context,
-                OP,
-                &kernel.kernel,
-                [shape.group_size(), tiles.len(), shape.num_heads_k],
-                ["the number of query heads per KV head", "the number of query tiles", "num_heads_k"],
-            )?,
+            launch: call.launch(context, &kernel.kernel, shape, tiles.len())?,
             tiles: DeviceBuffer::from_host(context, &table, "block_sparse_attention tiles")?,
             params: call.params(shape, options, block_n as u32)?,
             call,
