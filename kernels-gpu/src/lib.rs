@@ -17,6 +17,7 @@
 #[macro_use]
 mod kernel_macro;
 
+pub mod block_grid;
 pub mod kernel;
 pub mod params;
 pub mod tile_size;

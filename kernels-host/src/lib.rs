@@ -47,6 +47,7 @@ mod image;
 mod launch;
 pub mod merge_state;
 mod q_tiles;
+mod search;
 mod stream;
 mod view;
 mod workspace;

@@ -1,7 +1,7 @@
 //! The cases of the mutation run execute the whole of every kernel.
 
 #[expect(dead_code, reason = "the mutation run uses the rest")]
-#[path = "../examples/mutate/checks.rs"]
+#[path = "../examples/mutate/checks/mod.rs"]
 mod checks;
 mod common;
 
