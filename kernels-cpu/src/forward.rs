@@ -20,7 +20,7 @@ use crate::buffer::Buffer;
 use crate::pack::{HeadDim, is_finite};
 use crate::simd::matmul::{PANEL, times_columns, times_rows};
 use crate::simd::{Dot, Operand, store_left};
-use crate::tile_size::{KEY_TILE, KEY_TILE_PANELS};
+use crate::tile_size::{DIAGONAL_ROWS, KEY_TILE, KEY_TILE_PANELS};
 use lacuna_core::{AttentionShape, Element, Result};
 
 /// The factor of the logits, made positive: a negative one is moved to the queries, zero takes them to zero.
@@ -161,6 +161,54 @@ impl<P: Operand> Rows<'_, P> {
     /// The panels must be valid: `16 * key_stride` elements of keys, `16 * value_stride` of values.
     #[inline(always)]
     pub(crate) unsafe fn step<S: Dot<P>>(&mut self, s: S, panels: &[KvPanel<P>]) {
+        let Some(last) = panels.last() else { return };
+        // SAFETY: the caller's.
+        unsafe {
+            if self.visible.iter().all(|&visible| visible > last.first) {
+                return self.step_all(s, panels);
+            }
+            // On the causal diagonal the upper rows see nothing of the last panels: a few rows at a time, each over what
+            // one of them sees.
+            for first in (0..self.visible.len()).step_by(DIAGONAL_ROWS) {
+                let mut rows = self.part(first..(first + DIAGONAL_ROWS).min(self.visible.len()));
+                let most = rows.visible.iter().fold(0, |most, &visible| most.max(visible));
+                let seen = panels.partition_point(|panel| panel.first < most);
+                if seen > 0 {
+                    rows.step_all(s, &panels[..seen]);
+                }
+            }
+        }
+    }
+
+    /// Some of the rows.
+    #[inline(always)]
+    fn part(&mut self, rows: Range<usize>) -> Rows<'_, P> {
+        // Panics where rows do not exist, so that what follows stays inside the buffers.
+        let visible = &mut self.visible[rows.clone()];
+        let (row_max, row_sum) = (&mut self.row_max[rows.clone()], &mut self.row_sum[rows.clone()]);
+        let (key_stride, value_stride) = (self.dim.key_stride(P::PAIR), self.dim.value_stride());
+        // SAFETY: the buffers hold the strides times all rows.
+        unsafe {
+            Rows {
+                dim: self.dim,
+                scale: self.scale,
+                queries: self.queries.add(rows.start * key_stride),
+                logits: self.logits.add(rows.start * KEY_TILE),
+                weights: self.weights.add(rows.start * KEY_TILE),
+                output: self.output.add(rows.start * value_stride),
+                row_max,
+                row_sum,
+                visible,
+            }
+        }
+    }
+
+    /// Takes the rows over at most [`KEY_TILE`] keys, of which each is formed for all rows.
+    ///
+    /// # Safety
+    /// The panels must be valid: `16 * key_stride` elements of keys, `16 * value_stride` of values.
+    #[inline(always)]
+    unsafe fn step_all<S: Dot<P>>(&mut self, s: S, panels: &[KvPanel<P>]) {
         debug_assert!(panels.len() <= KEY_TILE_PANELS);
         let rows = self.row_max.len();
         let mut keys = [std::ptr::null(); KEY_TILE_PANELS];

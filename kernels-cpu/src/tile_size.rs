@@ -8,6 +8,10 @@ pub(crate) const ROW_TILE: usize = 128;
 /// Keys between two updates of the running maximum.
 pub(crate) const KEY_TILE: usize = 128;
 
+/// Rows that are worked on together where the causal diagonal leaves some rows of a tile fewer keys than others: of 128 x 128
+/// keys, 5/8 are formed.
+pub(crate) const DIAGONAL_ROWS: usize = 32;
+
 /// [`KEY_TILE`] in panels.
 pub(crate) const KEY_TILE_PANELS: usize = KEY_TILE / PANEL;
 
