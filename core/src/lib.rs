@@ -27,7 +27,7 @@ pub use error::{Error, Result};
 pub use layout::Layout;
 pub use options::{
     AttentionOptions, FlexPrefillCompat, FlexPrefillOptions, KMeansMetric, KMeansOptions, Threshold,
-    VerticalSlashOptions, XAttentionCompat, XAttentionOptions,
+    ThresholdTable, VerticalSlashOptions, XAttentionCompat, XAttentionOptions,
 };
 pub use shape::{AttentionShape, MAX_HEAD_DIM, Seqlens};
 pub use tensor::{TensorView, TensorViewMut};

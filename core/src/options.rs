@@ -162,6 +162,51 @@ impl Threshold {
     }
 }
 
+/// A threshold for every query head of every layer of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ThresholdTable {
+    num_heads: usize,
+    /// Layer by layer.
+    thresholds: Vec<f32>,
+}
+
+impl ThresholdTable {
+    const OP: &str = "ThresholdTable";
+
+    /// From one list per layer, of one threshold per query head.
+    ///
+    /// # Errors
+    /// No layers or no heads, lists of different lengths, values outside [0, 1].
+    pub fn new(layers: &[Vec<f32>]) -> Result<Self> {
+        let num_heads = layers.first().map_or(0, Vec::len);
+        if num_heads == 0 {
+            return Err(Error::invalid(Self::OP, "layers", "at least one, of at least one head", "none"));
+        }
+        for layer in layers {
+            Threshold::PerHead(layer.clone()).check(Self::OP, num_heads)?;
+        }
+        Ok(Self { num_heads, thresholds: layers.concat() })
+    }
+
+    /// Layers.
+    pub fn num_layers(&self) -> usize {
+        self.thresholds.len() / self.num_heads
+    }
+
+    /// Query heads.
+    pub fn num_heads(&self) -> usize {
+        self.num_heads
+    }
+
+    /// The thresholds of a layer.
+    ///
+    /// # Panics
+    /// When there is no such layer.
+    pub fn of_layer(&self, layer: usize) -> Threshold {
+        Threshold::PerHead(self.thresholds[layer * self.num_heads..][..self.num_heads].to_vec())
+    }
+}
+
 /// XAttention (Xu et al. 2025, arXiv 2503.16428): blocks by the sums of every `stride`-th anti-diagonal, kept until a
 /// share `threshold` of each row is covered.
 #[derive(Debug, Clone, PartialEq)]
@@ -249,6 +294,24 @@ impl XAttentionOptions {
         }
         self.threshold.check(op, shape.num_heads)?;
         check_scale(op, self.softmax_scale)
+    }
+
+    /// Query rows that one pass of the published code handles where a sequence has `seqlen_k` keys.
+    pub fn chunk_rows(&self, seqlen_k: usize) -> usize {
+        /// More tokens than a sequence can have, in whole blocks: chunks beyond all lengths differ in nothing.
+        const MOST_TOKENS: usize = isize::MAX as usize / 4 + 1;
+        let rows = self.chunk_size.unwrap_or_else(|| {
+            let n = seqlen_k.max(1).next_power_of_two();
+            n.max(2048).min((1 << 28) / n).max(2048)
+        });
+        rows.min(MOST_TOKENS)
+    }
+
+    /// The tokens before a sequence's queries: `seqlen_k - seqlen_q`, or with
+    /// [`chunk_align_past`](XAttentionCompat::chunk_align_past) the difference of the lengths rounded up to whole chunks.
+    pub fn past(&self, seqlen_q: usize, seqlen_k: usize) -> isize {
+        let chunk = if self.compat.chunk_align_past { self.chunk_rows(seqlen_k) } else { 1 };
+        seqlen_k.next_multiple_of(chunk) as isize - seqlen_q.next_multiple_of(chunk) as isize
     }
 }
 

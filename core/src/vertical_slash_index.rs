@@ -17,6 +17,10 @@ pub struct VerticalSlashIndex {
     row_starts: Vec<usize>,
     /// Heads pushed so far, over all sequences.
     heads: usize,
+    /// What was pushed, and where the lists of each head end.
+    kept_columns: Vec<u32>,
+    kept_slashes: Vec<u32>,
+    kept_ends: Vec<[usize; 2]>,
     block_indptr: Vec<u32>,
     block_offset: Vec<u32>,
     column_indptr: Vec<u32>,
@@ -38,6 +42,9 @@ impl VerticalSlashIndex {
             seqlens: shape.seqlens.clone(),
             row_starts,
             heads: 0,
+            kept_columns: Vec::new(),
+            kept_slashes: Vec::new(),
+            kept_ends: Vec::new(),
             block_indptr: vec![0],
             block_offset: Vec::new(),
             column_indptr: vec![0],
@@ -48,6 +55,9 @@ impl VerticalSlashIndex {
     /// Forgets all rows and keeps the memory.
     pub fn clear(&mut self) {
         self.heads = 0;
+        self.kept_columns.clear();
+        self.kept_slashes.clear();
+        self.kept_ends.clear();
         self.block_indptr.truncate(1);
         self.block_offset.clear();
         self.column_indptr.truncate(1);
@@ -74,6 +84,12 @@ impl VerticalSlashIndex {
             return Err(Error::invalid(OP, "head", format_args!("below {limit}"), self.heads));
         }
         self.heads += 1;
+        // No row asks for those of a sequence without queries.
+        if self.m_tiles(b) > 0 {
+            self.kept_columns.extend_from_slice(columns);
+            self.kept_slashes.extend_from_slice(slashes);
+        }
+        self.kept_ends.push([self.kept_columns.len(), self.kept_slashes.len()]);
         let past = self.seqlens.past(b);
         for m in 0..self.m_tiles(b) {
             // The end of the tile's rows, as key positions; tiles before the first key see nothing.
@@ -170,6 +186,18 @@ impl VerticalSlashIndex {
         &self.column_index[self.column_indptr[row] as usize..self.column_indptr[row + 1] as usize]
     }
 
+    /// The columns and slashes that were pushed for a head, as [`VerticalSlashIndex::push_head`] took them; empty for a
+    /// sequence without queries.
+    ///
+    /// # Panics
+    /// When the head was not pushed, as slice indexing does.
+    pub fn kept(&self, b: usize, head: usize) -> (&[u32], &[u32]) {
+        let i = b * self.num_heads + head;
+        let [columns, slashes] = if i == 0 { [0, 0] } else { self.kept_ends[i - 1] };
+        let ends = self.kept_ends[i];
+        (&self.kept_columns[columns..ends[0]], &self.kept_slashes[slashes..ends[1]])
+    }
+
     /// Kept causal (query, key) pairs over all causal pairs, over all sequences and heads. 1 when nothing is visible.
     pub fn density(&self) -> f64 {
         let (mut kept, mut visible) = (0u64, 0u64);
@@ -209,11 +237,13 @@ impl VerticalSlashIndex {
                 format_args!("{} heads and {:?}", self.num_heads, self.seqlens),
             ));
         }
+        self.check_complete(op)
+    }
+
+    /// Refuses an index with heads missing.
+    pub fn check_complete(&self, op: &'static str) -> Result<()> {
         let heads = self.num_heads * self.seqlens.batch();
-        if self.heads != heads {
-            return Err(Error::shape(op, "index", [heads], [self.heads]));
-        }
-        Ok(())
+        if self.heads == heads { Ok(()) } else { Err(Error::shape(op, "index", [heads], [self.heads])) }
     }
 }
 
@@ -233,6 +263,19 @@ mod tests {
         (0..index.m_tiles(0))
             .map(|m| (index.blocks(0, 0, m).to_vec(), index.columns(0, 0, m).to_vec()))
             .collect()
+    }
+
+    #[test]
+    fn what_was_pushed_is_kept() {
+        let shape = AttentionShape::new(2, 1, 16, Seqlens::single(70, 90).unwrap()).unwrap();
+        let mut index = VerticalSlashIndex::empty(&shape).unwrap();
+        for _ in 0..2 {
+            index.clear();
+            index.push_head(&[3, 5], &[70, 0]).unwrap();
+            index.push_head(&[], &[9, 1, 0]).unwrap();
+            assert_eq!(index.kept(0, 0), (&[3, 5][..], &[70, 0][..]));
+            assert_eq!(index.kept(0, 1), (&[][..], &[9, 1, 0][..]));
+        }
     }
 
     #[test]

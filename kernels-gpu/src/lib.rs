@@ -23,29 +23,55 @@ pub mod params;
 pub mod tile_size;
 
 #[cfg(any(target_arch = "nvptx64", test))]
+mod antidiagonal_score;
+#[cfg(any(target_arch = "nvptx64", test))]
 mod arch;
+#[cfg(target_arch = "nvptx64")]
+mod block_mask;
+#[cfg(target_arch = "nvptx64")]
+mod block_pool;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod block_select;
 #[cfg(any(target_arch = "nvptx64", test))]
 mod block_sparse_attention;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod column_mass;
 #[cfg(target_arch = "nvptx64")]
 mod decode_attention;
 #[cfg(any(target_arch = "nvptx64", test))]
 mod dense_attention;
 #[cfg(target_arch = "nvptx64")]
 mod element;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod flex_prefill;
 #[cfg(target_arch = "nvptx64")]
 mod forward;
+#[cfg(target_arch = "nvptx64")]
+mod gather_rows;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod k_means;
 #[cfg(any(target_arch = "nvptx64", test))]
 mod key_tiles;
 #[cfg(any(target_arch = "nvptx64", test))]
 mod mask;
 #[cfg(target_arch = "nvptx64")]
 mod merge_state;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod probe;
+#[cfg(target_arch = "nvptx64")]
+mod product;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod select;
 #[cfg(target_arch = "nvptx64")]
 mod seqlen;
 #[cfg(any(target_arch = "nvptx64", test))]
 mod smem;
 #[cfg(any(target_arch = "nvptx64", test))]
 mod softmax;
+#[cfg(target_arch = "nvptx64")]
+mod top_k;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod vertical_slash;
 
 #[cfg(target_arch = "nvptx64")]
 #[panic_handler]

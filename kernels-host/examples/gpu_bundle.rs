@@ -11,8 +11,26 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// The suites that have something to ask a GPU.
-const SUITES: [&str; 5] =
-    ["drivers", "merge_state", "dense_attention", "block_sparse_attention", "decode_attention"];
+const SUITES: [&str; 18] = [
+    "drivers",
+    "graph",
+    "merge_state",
+    "dense_attention",
+    "block_sparse_attention",
+    "decode_attention",
+    "probe",
+    "block_pool",
+    "flex_prefill",
+    "antidiagonal_score",
+    "block_select",
+    "block_mask",
+    "x_attention",
+    "vertical_slash",
+    "column_mass",
+    "top_k",
+    "gather_rows",
+    "k_means",
+];
 
 const RUN: &str = r#"#!/bin/sh
 # Runs the acceptance suite, a small part of it under compute-sanitizer where that is installed, the capture of instructions

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use lacuna_core::{AttentionOptions, AttentionShape, BlockMask, Element, Error, Result, Seqlens};
+use lacuna_core::{AttentionOptions, AttentionShape, BlockMask, Element, Error, Result};
 use lacuna_kernels_gpu::kernel;
 use lacuna_kernels_gpu::params::{AttentionParams, Params, SparseQTile};
 
@@ -16,38 +16,9 @@ use crate::q_tiles;
 use crate::stream::Stream;
 use crate::view::{DeviceView, DeviceViewMut, RawTensor};
 
+pub use crate::block_mask::DeviceBlockMask;
+
 const OP: &str = "block_sparse_attention";
-
-/// A [`BlockMask`] in device memory.
-#[derive(Debug)]
-pub struct DeviceBlockMask {
-    block_m: usize,
-    block_n: usize,
-    num_heads: usize,
-    seqlens: Seqlens,
-    indptr: DeviceBuffer<u32>,
-    indices: DeviceBuffer<u32>,
-}
-
-impl DeviceBlockMask {
-    /// Uploads a mask. (That its lists ascend and stay in range, [`BlockMask`] has made sure.)
-    ///
-    /// # Errors
-    /// A mask with rows missing, and what the device refuses.
-    pub fn from_host(context: &Context, mask: &BlockMask) -> Result<Self> {
-        if !mask.is_complete() {
-            return Err(Error::shape(OP, "block_mask.indptr", [mask.num_rows() + 1], [mask.indptr().len()]));
-        }
-        Ok(Self {
-            block_m: mask.block_m(),
-            block_n: mask.block_n(),
-            num_heads: mask.num_heads(),
-            seqlens: mask.seqlens().clone(),
-            indptr: DeviceBuffer::from_host(context, mask.indptr(), "block mask indptr")?,
-            indices: DeviceBuffer::from_host(context, mask.indices(), "block mask indices")?,
-        })
-    }
-}
 
 /// Block-sparse attention over a ragged batch, planned for one shape and block size and run with any mask.
 ///
@@ -139,21 +110,9 @@ impl<T: Element> Plan<T> {
         let context = self.launch.context();
         let arg = |name| Arg { op: OP, name };
         arg("stream").stream(context, stream)?;
-        let (want, got) = ([self.block_m, self.block_n], [block_mask.block_m, block_mask.block_n]);
-        if want != got {
-            return Err(Error::shape(OP, "the blocks of block_mask", want, got));
-        }
-        if block_mask.num_heads != self.shape.num_heads || block_mask.seqlens != self.shape.seqlens {
-            return Err(Error::invalid(
-                OP,
-                "block_mask",
-                format_args!("made for {} heads and {:?}", self.shape.num_heads, self.shape.seqlens),
-                format_args!("{} heads and {:?}", block_mask.num_heads, block_mask.seqlens),
-            ));
-        }
-        arg("block_mask").device(context, block_mask.indptr.driver())?;
+        block_mask.check(OP, context, &self.shape, [self.block_m, self.block_n])?;
         let (tensors, lse) = self.call.check(context, q, k, v, out, softmax_lse.as_deref())?;
-        let (indptr, indices) = (block_mask.indptr.ptr(), block_mask.indices.ptr());
+        let (indptr, indices) = (block_mask.indptr(), block_mask.indices());
         // SAFETY: the tensors have the plan's shape and lie on its device, and so does the mask, whose lists are in range;
         // buffers live until queued work is done.
         unsafe { self.launch_on(stream.raw(), &tensors, indptr, indices, lse) }

@@ -4,12 +4,14 @@ use std::ffi::{CString, c_char, c_void};
 use std::sync::OnceLock;
 
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute as Attribute, CUresult, CUstreamCaptureStatus as CaptureStatus,
+};
 use lacuna_core::DeviceError;
 
 use crate::driver::{
-    DeviceInfo, DevicePtr, Driver, EventHandle, KernelHandle, LaunchConfig, MemoryInfo, ModuleHandle,
-    RawStream,
+    DeviceInfo, DevicePtr, Driver, EventHandle, GraphHandle, KernelHandle, LaunchConfig, MemoryInfo,
+    ModuleHandle, RawStream,
 };
 use crate::image::Image;
 
@@ -112,6 +114,23 @@ impl CudaDriver {
         // SAFETY: the context lives as long as `self`.
         check("cuCtxSetCurrent", unsafe { result::ctx::set_current(self.context) })
     }
+
+    /// Makes the context current for a copy between host and device. A stream that is being captured would keep the host's
+    /// address for launches of the graph, when nothing need be there any more: that is refused.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of this device.
+    unsafe fn bind_for_copy(&self, stream: RawStream, call: &'static str) -> Result<(), DeviceError> {
+        self.bind()?;
+        let mut status = CaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the caller's promise; `status` is written.
+        let asked = unsafe { sys::cuStreamIsCapturing(stream_of(stream), &mut status) };
+        check("cuStreamIsCapturing", asked.result())?;
+        match status {
+            CaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+            _ => check(call, CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED.result()),
+        }
+    }
 }
 
 impl Drop for CudaDriver {
@@ -186,6 +205,10 @@ fn event_of(event: EventHandle) -> sys::CUevent {
     event.0 as usize as sys::CUevent
 }
 
+fn executable_of(graph: GraphHandle) -> sys::CUgraphExec {
+    graph.0 as usize as sys::CUgraphExec
+}
+
 /// Ends and unites what the PTX compiler wrote.
 fn message(log: &[u8]) -> String {
     let end = log.iter().position(|&c| c == 0).unwrap_or(log.len());
@@ -229,7 +252,8 @@ impl Driver for CudaDriver {
         dst: DevicePtr,
         src: &[u8],
     ) -> Result<(), DeviceError> {
-        self.bind()?;
+        // SAFETY: the caller's promise.
+        unsafe { self.bind_for_copy(stream, "cuMemcpyHtoDAsync") }?;
         // Pageable memory is copied aside before the call returns, pinned memory is not; `src` may be either. A few bytes,
         // the lengths of a batch, are pageable on our stack and need no wait for the stream.
         let mut pageable = [0u8; SMALL_COPY_BYTES];
@@ -254,9 +278,9 @@ impl Driver for CudaDriver {
         src: DevicePtr,
         dst: &mut [u8],
     ) -> Result<(), DeviceError> {
-        self.bind()?;
         // SAFETY: the caller's promise; `dst` stays borrowed until the copy is done.
         unsafe {
+            self.bind_for_copy(stream, "cuMemcpyDtoHAsync")?;
             check("cuMemcpyDtoHAsync", result::memcpy_dtoh_async(dst, src.0, stream_of(stream)))?;
             check("cuStreamSynchronize", result::stream::synchronize(stream_of(stream)))
         }
@@ -441,6 +465,44 @@ impl Driver for CudaDriver {
             check("cuEventSynchronize", result::event::synchronize(event_of(end)))?;
             check("cuEventElapsedTime", result::event::elapsed(event_of(start), event_of(end)))
         }
+    }
+
+    unsafe fn begin_capture(&self, stream: RawStream) -> Result<(), DeviceError> {
+        self.bind()?;
+        // Other threads go on as they like; what would tear this recording apart is refused on this thread alone.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the caller's promise.
+        check("cuStreamBeginCapture", unsafe {
+            sys::cuStreamBeginCapture_v2(stream_of(stream), mode).result()
+        })
+    }
+
+    unsafe fn end_capture(&self, stream: RawStream) -> Result<GraphHandle, DeviceError> {
+        self.bind()?;
+        let (mut graph, mut executable) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the caller's promise; the graph comes from the driver, and what is made of it does not need it.
+        unsafe {
+            check("cuStreamEndCapture", sys::cuStreamEndCapture(stream_of(stream), &mut graph).result())?;
+            let made = sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0).result();
+            let destroyed = sys::cuGraphDestroy(graph).result();
+            check("cuGraphInstantiateWithFlags", made)?;
+            check("cuGraphDestroy", destroyed)?;
+        }
+        Ok(GraphHandle(executable as usize as u64))
+    }
+
+    unsafe fn launch_graph(&self, stream: RawStream, graph: GraphHandle) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: the caller's promise.
+        check("cuGraphLaunch", unsafe {
+            sys::cuGraphLaunch(executable_of(graph), stream_of(stream)).result()
+        })
+    }
+
+    unsafe fn destroy_graph(&self, graph: GraphHandle) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: the caller's promise. A graph that runs is destroyed once it is done.
+        check("cuGraphExecDestroy", unsafe { sys::cuGraphExecDestroy(executable_of(graph)).result() })
     }
 }
 

@@ -168,6 +168,8 @@ impl<T: Element> Plan<T> {
     /// What lies in a cache past the filled tokens is not read. Addresses and strides are multiples of 16 bytes. Caches may
     /// be `B,S,H,D` or `B,H,S,D` memory, both the same.
     ///
+    /// Uploads the lengths, and can therefore not be recorded into a [`Graph`](crate::Graph); [`Plan::run_raw`] can.
+    ///
     /// # Errors
     /// [`Error::ShapeMismatch`] where a tensor does not fit the plan, [`Error::InvalidArgument`] for one that is not
     /// aligned or lies on another device, and for a `cache_seqlen` above the capacity or `max_seqlen_k`.

@@ -59,6 +59,10 @@ pub struct KernelHandle(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EventHandle(pub u64);
 
+/// Recorded work, ready to be launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GraphHandle(pub u64);
+
 /// The size of one launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaunchConfig {
@@ -223,4 +227,34 @@ pub trait Driver: Debug + Send + Sync {
     /// # Safety
     /// Both are live, of this device, and recorded.
     unsafe fn elapsed_ms(&self, start: EventHandle, end: EventHandle) -> Result<f32, DeviceError>;
+
+    /// Begins to record what is queued on `stream` instead of running it, until [`Driver::end_capture`].
+    ///
+    /// Meanwhile the stream takes launches and fills and nothing else, and the calling thread neither allocates nor frees
+    /// memory, loads modules or waits for the device: such calls are errors, after which a driver may give the recording
+    /// up. The default stream cannot be recorded.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of this device.
+    unsafe fn begin_capture(&self, stream: RawStream) -> Result<(), DeviceError>;
+
+    /// Ends the recording, from the thread that began it, and readies what was recorded. The stream takes work as before,
+    /// whether this succeeds or not.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of this device.
+    unsafe fn end_capture(&self, stream: RawStream) -> Result<GraphHandle, DeviceError>;
+
+    /// Queues recorded work, in the order it was recorded in.
+    ///
+    /// # Safety
+    /// `graph` and `stream` are live and of this device, and all that was promised of each recorded call holds for this
+    /// launch of it.
+    unsafe fn launch_graph(&self, stream: RawStream, graph: GraphHandle) -> Result<(), DeviceError>;
+
+    /// Forgets recorded work; launches that are queued still run.
+    ///
+    /// # Safety
+    /// `graph` comes from [`Driver::end_capture`] of this driver and is not used any more.
+    unsafe fn destroy_graph(&self, graph: GraphHandle) -> Result<(), DeviceError>;
 }

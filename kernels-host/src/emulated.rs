@@ -1,5 +1,7 @@
 //! The PTX emulator as a [`Driver`].
 
+mod capture;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,10 +11,12 @@ use lacuna_core::DeviceError;
 use lacuna_emulator::{Arch, Arg, Fault, KernelId, LaunchShape, Machine, ModuleId, Options, Report};
 
 use crate::driver::{
-    DeviceInfo, DevicePtr, Driver, EventHandle, KernelHandle, LaunchConfig, MemoryInfo, ModuleHandle,
-    RawStream,
+    DeviceInfo, DevicePtr, Driver, EventHandle, GraphHandle, KernelHandle, LaunchConfig, MemoryInfo,
+    ModuleHandle, RawStream,
 };
 use crate::image::Image;
+
+use capture::{Captures, Work};
 
 /// The memory of an emulated device, unless it is given another.
 const DEFAULT_MEMORY_BYTES: u64 = 16 << 30;
@@ -20,7 +24,8 @@ const DEFAULT_MEMORY_BYTES: u64 = 16 << 30;
 /// The emulated SM count: that of an A100.
 const MULTIPROCESSORS: u32 = 108;
 
-/// A device that is emulated on this machine's processor. Work is done before the call that queues it returns.
+/// A device that is emulated on this machine's processor. Work is done before the call that queues it returns, or when the
+/// graph is launched that it was recorded into.
 pub struct EmulatedDriver {
     info: DeviceInfo,
     state: Mutex<State>,
@@ -35,9 +40,21 @@ struct State {
     kernels: Vec<(KernelId, String)>,
     streams: HashSet<RawStream>,
     events: HashMap<EventHandle, Option<Instant>>,
+    captures: Captures,
     /// Handles given out so far.
     handles: u64,
     reports: HashMap<String, Report>,
+    /// The launches since the start of a log.
+    log: Option<Vec<EmulatedLaunch>>,
+}
+
+/// A launch that an [`EmulatedDriver`] has done.
+#[derive(Debug, Clone)]
+pub struct EmulatedLaunch {
+    /// Its size.
+    pub config: LaunchConfig,
+    /// What it reported.
+    pub report: Report,
 }
 
 impl EmulatedDriver {
@@ -65,8 +82,10 @@ impl EmulatedDriver {
             kernels: Vec::new(),
             streams: HashSet::from([RawStream::DEFAULT]),
             events: HashMap::new(),
+            captures: Captures::default(),
             handles: 0,
             reports: HashMap::new(),
+            log: None,
         };
         Self { info, state: Mutex::new(state) }
     }
@@ -93,6 +112,17 @@ impl EmulatedDriver {
         let mut reports: Vec<Report> = self.state().reports.values().cloned().collect();
         reports.sort_unstable_by(|a, b| a.kernel.cmp(&b.kernel));
         reports
+    }
+
+    /// Runs `work`, and gives its launches one by one, in order.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn launches_of<E>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Vec<EmulatedLaunch>, E> {
+        self.state().log = Some(Vec::new());
+        let done = work();
+        let log = self.state().log.take().unwrap_or_default();
+        done.map(|()| log)
     }
 
     /// Forgets what was reported.
@@ -141,6 +171,38 @@ impl State {
             .ok_or_else(|| misuse("a call with an event", format!("event {} does not exist", event.0)))
     }
 
+    /// Does the work, or records it if the stream is being captured.
+    fn queue(&mut self, stream: RawStream, work: Work) -> Result<(), DeviceError> {
+        self.check_stream(stream)?;
+        match self.captures.of(stream) {
+            Some(recorded) => {
+                recorded.push(work);
+                Ok(())
+            }
+            None => self.perform(work),
+        }
+    }
+
+    fn perform(&mut self, work: Work) -> Result<(), DeviceError> {
+        match work {
+            Work::Fill { dst, value, bytes } => {
+                self.machine.fill(in_machine(dst), value, bytes).map_err(in_copy)
+            }
+            Work::Launch { kernel, name, shape, args } => {
+                let report = self.machine.launch(kernel, &shape, &args);
+                let report =
+                    report.map_err(|fault| DeviceError::Fault { kernel: name, fault: fault.to_string() })?;
+                if let Some(log) = &mut self.log {
+                    let LaunchShape { grid, block: [threads, ..], dynamic_smem_bytes, .. } = shape;
+                    let config = LaunchConfig { grid, threads, dynamic_smem_bytes };
+                    log.push(EmulatedLaunch { config, report: report.clone() });
+                }
+                self.keep(report);
+                Ok(())
+            }
+        }
+    }
+
     /// Adds a launch to what its kernel has reported.
     fn keep(&mut self, report: Report) {
         if let Some(sum) = self.reports.get_mut(&report.kernel)
@@ -178,6 +240,7 @@ impl Driver for EmulatedDriver {
 
     fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr, DeviceError> {
         let mut state = self.state();
+        state.captures.check_thread("an allocation")?;
         let (asked, free) = (bytes as u64, state.free_bytes());
         if asked > free {
             return Err(DeviceError::OutOfMemory { what: what.to_owned(), asked, free });
@@ -189,6 +252,7 @@ impl Driver for EmulatedDriver {
 
     unsafe fn free(&self, ptr: DevicePtr) -> Result<(), DeviceError> {
         let mut state = self.state();
+        state.captures.check_thread("freeing memory")?;
         state.machine.free(in_machine(ptr)).map_err(in_copy)?;
         state.allocations.remove(&ptr);
         Ok(())
@@ -202,6 +266,7 @@ impl Driver for EmulatedDriver {
     ) -> Result<(), DeviceError> {
         let mut state = self.state();
         state.check_stream(stream)?;
+        state.captures.check_stream(stream, "a copy from the host")?;
         state.machine.copy_in(in_machine(dst), src).map_err(in_copy)
     }
 
@@ -211,8 +276,9 @@ impl Driver for EmulatedDriver {
         src: DevicePtr,
         dst: &mut [u8],
     ) -> Result<(), DeviceError> {
-        let state = self.state();
+        let mut state = self.state();
         state.check_stream(stream)?;
+        state.captures.check_stream(stream, "a copy to the host")?;
         state.machine.copy_out(in_machine(src), dst).map_err(in_copy)
     }
 
@@ -223,13 +289,12 @@ impl Driver for EmulatedDriver {
         value: u8,
         bytes: usize,
     ) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.check_stream(stream)?;
-        state.machine.fill(in_machine(dst), value, bytes).map_err(in_copy)
+        self.state().queue(stream, Work::Fill { dst, value, bytes })
     }
 
     fn load_module(&self, image: &Image) -> Result<ModuleHandle, DeviceError> {
         let mut state = self.state();
+        state.captures.check_thread("loading a module")?;
         let module = state.machine.load_module(image.ptx, Some(image.lines));
         let module = module.map_err(|e| DeviceError::InvalidImage { reason: e.to_string() })?;
         state.modules.push(Some(module));
@@ -238,6 +303,7 @@ impl Driver for EmulatedDriver {
 
     unsafe fn unload_module(&self, module: ModuleHandle) -> Result<(), DeviceError> {
         let mut state = self.state();
+        state.captures.check_thread("unloading a module")?;
         match state.modules.get_mut((module.0 as usize).wrapping_sub(1)) {
             // The machine keeps the text; its kernels can no longer be found.
             Some(loaded @ Some(_)) => {
@@ -275,7 +341,6 @@ impl Driver for EmulatedDriver {
         args: &[&[u8]],
     ) -> Result<(), DeviceError> {
         let mut state = self.state();
-        state.check_stream(stream)?;
         let found = state.kernels.get((kernel.0 as usize).wrapping_sub(1)).cloned();
         let (kernel, name) =
             found.ok_or_else(|| misuse("a launch", format!("kernel {} does not exist", kernel.0)))?;
@@ -285,11 +350,8 @@ impl Driver for EmulatedDriver {
             cluster: [1, 1, 1],
             dynamic_smem_bytes: config.dynamic_smem_bytes,
         };
-        let args: Vec<Arg> = args.iter().map(|bytes| Arg::bytes(bytes)).collect();
-        let report = state.machine.launch(kernel, &shape, &args);
-        let report = report.map_err(|fault| DeviceError::Fault { kernel: name, fault: fault.to_string() })?;
-        state.keep(report);
-        Ok(())
+        let args = args.iter().map(|bytes| Arg::bytes(bytes)).collect();
+        state.queue(stream, Work::Launch { kernel, name, shape, args })
     }
 
     fn create_stream(&self) -> Result<RawStream, DeviceError> {
@@ -302,16 +364,19 @@ impl Driver for EmulatedDriver {
     unsafe fn destroy_stream(&self, stream: RawStream) -> Result<(), DeviceError> {
         let mut state = self.state();
         state.check_stream(stream)?;
+        state.captures.check_stream(stream, "destroying a stream")?;
         state.streams.remove(&stream);
         Ok(())
     }
 
     fn synchronize_device(&self) -> Result<(), DeviceError> {
-        Ok(())
+        self.state().captures.check_thread("waiting for the device")
     }
 
     unsafe fn synchronize(&self, stream: RawStream) -> Result<(), DeviceError> {
-        self.state().check_stream(stream)
+        let mut state = self.state();
+        state.check_stream(stream)?;
+        state.captures.check_stream(stream, "waiting for a stream")
     }
 
     fn create_event(&self) -> Result<EventHandle, DeviceError> {
@@ -331,6 +396,7 @@ impl Driver for EmulatedDriver {
     unsafe fn record_event(&self, event: EventHandle, stream: RawStream) -> Result<(), DeviceError> {
         let mut state = self.state();
         state.check_stream(stream)?;
+        state.captures.check_stream(stream, "recording an event")?;
         *state.event(event)? = Some(Instant::now());
         Ok(())
     }
@@ -338,6 +404,7 @@ impl Driver for EmulatedDriver {
     unsafe fn wait_event(&self, stream: RawStream, event: EventHandle) -> Result<(), DeviceError> {
         let mut state = self.state();
         state.check_stream(stream)?;
+        state.captures.check_stream(stream, "waiting for an event")?;
         // All work is done when it is queued: there is nothing to wait for.
         state.event(event).map(|_| ())
     }
@@ -348,5 +415,29 @@ impl Driver for EmulatedDriver {
             (Some(start), Some(end)) => Ok(end.saturating_duration_since(start).as_secs_f32() * 1e3),
             _ => Err(misuse("the time between events", "an event that was not recorded".into())),
         }
+    }
+
+    unsafe fn begin_capture(&self, stream: RawStream) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        state.check_stream(stream)?;
+        state.captures.begin(stream)
+    }
+
+    unsafe fn end_capture(&self, stream: RawStream) -> Result<GraphHandle, DeviceError> {
+        let mut state = self.state();
+        state.check_stream(stream)?;
+        let graph = GraphHandle(state.handle());
+        state.captures.end(stream, graph)?;
+        Ok(graph)
+    }
+
+    unsafe fn launch_graph(&self, stream: RawStream, graph: GraphHandle) -> Result<(), DeviceError> {
+        let mut state = self.state();
+        let work = state.captures.graph(graph)?;
+        work.into_iter().try_for_each(|work| state.queue(stream, work))
+    }
+
+    unsafe fn destroy_graph(&self, graph: GraphHandle) -> Result<(), DeviceError> {
+        self.state().captures.destroy(graph)
     }
 }

@@ -14,8 +14,30 @@
 //! | --- | --- |
 //! | dense attention | [`dense_attention::Plan`] |
 //! | block-sparse attention | [`block_sparse_attention::Plan`] |
+//! | bitmasks to lists of blocks | [`block_mask::Plan`] |
 //! | decode attention, split over the keys | [`decode_attention::Plan`] |
 //! | merging partial results | [`merge_state::Plan`] |
+//! | vertical-slash search, and attention over what it finds | [`vertical_slash::SearchPlan`], [`vertical_slash::AttentionPlan`] |
+//! | means of blocks of tokens | [`block_pool::Plan`] |
+//! | the pattern search of FlexPrefill | [`flex_prefill::Plan`] |
+//! | how much attention each key received | [`column_mass::Plan`] |
+//! | the attention of the last queries, summed by key and by diagonal | [`probe::Plan`] |
+//! | block selection by coverage | [`block_select::Plan`] |
+//! | the largest entries of rows | [`top_k::Plan`], [`top_k::TokenPlan`] |
+//! | block scores of XAttention | [`antidiagonal_score::Plan`] |
+//! | rows by index | [`gather_rows::Plan`] |
+//! | k-means of token features | [`k_means::Plan`] |
+//! | rows by index | [`gather_rows::Plan`] |
+//! | k-means of token features | [`k_means::Plan`] |
+//! | vertical-slash search, and attention over what it finds | [`vertical_slash::SearchPlan`], [`vertical_slash::AttentionPlan`] |
+//! | means of blocks of tokens | [`block_pool::Plan`] |
+//! | how much attention each key received | [`column_mass::Plan`] |
+//! | the attention of the last queries, summed by key and by diagonal | [`probe::Plan`] |
+//! | block scores of XAttention | [`antidiagonal_score::Plan`] |
+//! | block selection by coverage | [`block_select::Plan`] |
+//! | the largest entries of rows | [`top_k::Plan`], [`top_k::TokenPlan`] |
+//! | the pattern search of FlexPrefill | [`flex_prefill::Plan`] |
+//! | the pattern search of XAttention | [`x_attention::Plan`] |
 //!
 //! The launchers know a device through the [`Driver`] trait alone. `CudaDriver` loads the NVIDIA driver at run time;
 //! without one it is an error, [`DeviceError::NoDriver`], not a crash. `EmulatedDriver` runs the same PTX on the
@@ -24,17 +46,23 @@
 //! # Streams
 //!
 //! Work is queued on the stream that is passed and done in order. Work on different streams is not ordered, unless one
-//! waits for an [`Event`] of the other; outputs are complete once the stream has been synchronised or read from.
+//! waits for an [`Event`] of the other; outputs are complete once the stream has been synchronised or read from. Running a
+//! plan can be recorded into a [`Graph`], and then be repeated at the price of one launch.
 //!
 //! # Features
 //!
 //! `cuda-12080` (default), `cuda-13000` or `cuda-version-from-build-system`, one of them, choose the bindings of the driver
 //! and turn on `CudaDriver`; `emulator` turns on `EmulatedDriver`. `gpu-tests` lets the tests use a GPU.
 
+pub mod antidiagonal_score;
 mod attention;
+pub mod block_mask;
+pub mod block_pool;
+pub mod block_select;
 pub mod block_sparse_attention;
 mod buffer;
 mod check;
+pub mod column_mass;
 mod context;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -43,22 +71,32 @@ pub mod dense_attention;
 pub mod driver;
 #[cfg(feature = "emulator")]
 mod emulated;
+pub mod flex_prefill;
+pub mod gather_rows;
+mod graph;
 mod image;
+pub mod k_means;
 mod launch;
 pub mod merge_state;
+pub mod probe;
 mod q_tiles;
 mod search;
 mod stream;
+pub mod top_k;
+pub mod vertical_slash;
 mod view;
 mod workspace;
+pub mod x_attention;
 
+pub use block_mask::DeviceBlockMask;
 pub use buffer::DeviceBuffer;
 pub use context::Context;
 #[cfg(feature = "cuda")]
 pub use cuda::CudaDriver;
 pub use driver::{DeviceInfo, DevicePtr, Driver, MemoryInfo, RawStream};
 #[cfg(feature = "emulator")]
-pub use emulated::EmulatedDriver;
+pub use emulated::{EmulatedDriver, EmulatedLaunch};
+pub use graph::Graph;
 pub use image::Image;
 pub use lacuna_core::{DeviceError, Error};
 #[cfg(feature = "emulator")]

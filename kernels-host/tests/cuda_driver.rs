@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use lacuna_core::{DeviceError, Error};
 use lacuna_kernels_host::driver::LaunchConfig;
-use lacuna_kernels_host::{Context, CudaDriver, DeviceBuffer};
+use lacuna_kernels_host::{Context, CudaDriver, DeviceBuffer, Graph, Stream};
 
 const IMAGE: &str = ".version 7.0\n.target sm_80\n";
 
@@ -168,5 +168,62 @@ fn memory_modules_launches_streams_and_events() {
         assert!(driver.load_module(&"a\0b".into()).unwrap_err().to_string().contains("a zero byte at 1"));
         drop(buffer);
         assert_eq!(context.memory().unwrap().free, free);
+    });
+}
+
+#[test]
+fn graphs() {
+    inside("graphs", "", || {
+        let context = cuda().unwrap();
+        let driver = context.driver().clone();
+        let stream = context.new_stream().unwrap();
+        let mut buffer = DeviceBuffer::from_host(&context, &[1u32, 2, 3], "data").unwrap();
+        let module = driver.load_module(&IMAGE.into()).unwrap();
+        let config = LaunchConfig { grid: [1, 1, 1], threads: 32, dynamic_smem_bytes: 0 };
+        let (ptr, count) = (buffer.ptr().0.to_ne_bytes(), 3u32.to_ne_bytes());
+        let double = |stream: &Stream| -> Result<(), Error> {
+            // SAFETY: the library's one kernel, with its parameters.
+            unsafe {
+                let kernel = driver.kernel(module, "double_it", 0)?;
+                Ok(driver.launch(stream.raw(), kernel, &config, &[&ptr, &count])?)
+            }
+        };
+        let graph = Graph::capture(&stream, |stream| {
+            double(stream)?;
+            double(stream)
+        });
+        let graph = graph.unwrap();
+        assert_eq!(buffer.to_host(&stream).unwrap(), [1, 2, 3]);
+        // SAFETY: the buffer lives, and so does the module.
+        unsafe { graph.launch(&stream) }.unwrap();
+        assert_eq!(buffer.to_host(&stream).unwrap(), [4, 8, 12]);
+        buffer.copy_from_host(&stream, &[5]).unwrap();
+        // SAFETY: as above.
+        unsafe { graph.launch(&stream) }.unwrap();
+        assert_eq!(buffer.to_host(&stream).unwrap(), [20, 32, 48]);
+
+        // Recorded copies would keep addresses of the host.
+        let why = Graph::capture(&stream, |stream| buffer.copy_from_host(stream, &[7])).unwrap_err();
+        let said = "cuMemcpyHtoDAsync failed with CUDA error 900 (CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)";
+        assert_eq!(why.to_string(), said);
+        let why = Graph::capture(&stream, |stream| buffer.to_host(stream).map(drop)).unwrap_err();
+        assert_eq!(why.to_string(), said.replace("HtoD", "DtoH"));
+        assert_eq!(buffer.to_host(&stream).unwrap(), [20, 32, 48]);
+        let why = Graph::capture(&context.default_stream(), |_| Ok(())).unwrap_err();
+        assert_eq!(why.to_string(), said.replace("cuMemcpyHtoDAsync", "cuStreamBeginCapture"));
+    });
+}
+
+#[test]
+fn a_capture_that_the_driver_gave_up() {
+    inside("a_capture_that_the_driver_gave_up", "lost capture", || {
+        let context = cuda().unwrap();
+        let stream = context.new_stream().unwrap();
+        let why = Graph::capture(&stream, |_| Ok(())).unwrap_err().to_string();
+        assert_eq!(
+            why,
+            "cuStreamEndCapture failed with CUDA error 901 (CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)"
+        );
+        stream.synchronize().unwrap();
     });
 }

@@ -11,6 +11,8 @@ mod device {
         fn lg2_approx_ftz_f(x: f32) -> f32;
         #[link_name = "llvm.nvvm.rcp.approx.ftz.f"]
         fn rcp_approx_ftz_f(x: f32) -> f32;
+        #[link_name = "llvm.sqrt.f32"]
+        fn sqrt_f32(x: f32) -> f32;
         #[link_name = "llvm.fma.f32"]
         fn fma_f32(a: f32, b: f32, c: f32) -> f32;
     }
@@ -34,6 +36,13 @@ mod device {
     pub fn rcp(x: f32) -> f32 {
         // SAFETY: arithmetic.
         unsafe { rcp_approx_ftz_f(x) }
+    }
+
+    /// The root, rounded to nearest; NaN of what is below 0.
+    #[inline(always)]
+    pub fn sqrt(x: f32) -> f32 {
+        // SAFETY: arithmetic.
+        unsafe { sqrt_f32(x) }
     }
 
     /// `a b + c`, rounded once. Rust never contracts the two operations by itself.

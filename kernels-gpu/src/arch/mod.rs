@@ -6,6 +6,8 @@
 //! `unsafe` for that reason, and for the addresses they take.
 
 #[cfg(target_arch = "nvptx64")]
+pub mod atomic;
+#[cfg(target_arch = "nvptx64")]
 pub mod barrier;
 #[cfg(target_arch = "nvptx64")]
 pub mod convert;
@@ -19,11 +21,15 @@ pub mod math;
 #[cfg(target_arch = "nvptx64")]
 pub mod mma_sm80;
 #[cfg(target_arch = "nvptx64")]
+pub mod redux;
+#[cfg(target_arch = "nvptx64")]
 pub mod shared;
 #[cfg(target_arch = "nvptx64")]
 pub mod shuffle;
 #[cfg(target_arch = "nvptx64")]
 pub mod special_register;
+#[cfg(target_arch = "nvptx64")]
+pub mod vote;
 
 /// Hides from the compiler how `value` was computed, at no instruction. Addresses derived from it are then recomputed
 /// where they are used, by an add or an exclusive or, rather than each held in a register across a loop.

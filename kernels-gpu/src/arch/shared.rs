@@ -31,6 +31,36 @@ pub unsafe fn ld_shared_f32(address: u32) -> f32 {
     value
 }
 
+/// Loads 4 bytes.
+///
+/// # Safety
+/// As [`ld_shared_f32`].
+#[inline(always)]
+pub unsafe fn ld_shared_b32(address: u32) -> u32 {
+    let value: u32;
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("ld.shared.b32 {0}, [{1}];", out(reg32) value, in(reg32) address,
+            options(readonly, nostack, preserves_flags));
+    }
+    value
+}
+
+/// Loads 8 bytes.
+///
+/// # Safety
+/// As [`ld_shared_f32`], for 8 bytes.
+#[inline(always)]
+pub unsafe fn ld_shared_v2_b32(address: u32) -> [u32; 2] {
+    let (a, b): (u32, u32);
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("ld.shared.v2.b32 {{{0}, {1}}}, [{2}];", out(reg32) a, out(reg32) b, in(reg32) address,
+            options(readonly, nostack, preserves_flags));
+    }
+    [a, b]
+}
+
 /// Loads 16 bytes.
 ///
 /// # Safety
@@ -68,6 +98,19 @@ pub unsafe fn st_shared_v2_f32(address: u32, value: [f32; 2]) {
     // SAFETY: the caller's.
     unsafe {
         asm!("st.shared.v2.f32 [{0}], {{{1}, {2}}};", in(reg32) address, in(reg32) value[0],
+            in(reg32) value[1], options(nostack, preserves_flags));
+    }
+}
+
+/// Stores 8 bytes.
+///
+/// # Safety
+/// As [`st_shared_b32`], for 8 bytes.
+#[inline(always)]
+pub unsafe fn st_shared_v2_b32(address: u32, value: [u32; 2]) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("st.shared.v2.b32 [{0}], {{{1}, {2}}};", in(reg32) address, in(reg32) value[0],
             in(reg32) value[1], options(nostack, preserves_flags));
     }
 }

@@ -6,7 +6,7 @@ use crate::arch::ldmatrix::ldmatrix_x4;
 use crate::arch::shared::{dynamic_smem, ld_shared_v4_b32, st_shared_v4_b32};
 use crate::arch::{barrier, opaque};
 use crate::element::Element;
-use crate::key_tiles::KeyTiles;
+use crate::key_tiles::{Gathered, KeyTiles};
 use crate::mask::hide;
 use crate::params::SoftmaxScale;
 use crate::smem::{ROWS_16, chunk_offset, columns_then_rows, rows_then_columns, step_columns};
@@ -32,15 +32,17 @@ impl<const MT: usize, const NT: usize, const DT: usize> Mainloop<'_, MT, NT, DT>
     const TILE_M: u32 = (64 * MT) as u32;
     const TILE_N: u32 = (8 * NT) as u32;
 
-    /// Begins to copy the keys or values from `n` on.
+    /// Begins to copy the keys or values of tile `n`; with `cut` only of those before the limit.
     ///
     /// # Safety
-    /// Their place `smem` is free; without a mask all of them exist.
+    /// Their place `smem` is free; without `cut` all of them exist.
     #[inline(always)]
-    unsafe fn begin<const MASKED: bool>(&self, copy: &TileCopy<DT>, smem: u32, n: i32) {
-        // SAFETY: the caller's; those before the limit exist in any case.
+    unsafe fn begin<K: KeyTiles>(&self, key_tiles: &K, copy: &TileCopy<DT>, smem: u32, n: i32, cut: bool) {
+        // SAFETY: the caller's; keys before the limit exist in any case, and so do those that are gathered.
         unsafe {
-            if MASKED {
+            if let Some(keys) = key_tiles.gathered(n) {
+                copy.gather(smem, keys);
+            } else if cut {
                 copy.cut(smem, n as u32, self.key_limit);
             } else {
                 copy.whole(smem, n as u32);
@@ -49,8 +51,23 @@ impl<const MT: usize, const NT: usize, const DT: usize> Mainloop<'_, MT, NT, DT>
         cp_async_commit_group();
     }
 
-    /// One tile of keys, from `n` on; returns where the next one begins. `MASKED` is for tiles of which some row does not
-    /// see some key.
+    /// Where the last tile of consecutive keys may begin of which every row of the CTA sees all.
+    #[inline(always)]
+    fn whole_tiles(&self) -> i32 {
+        // The first row sees the fewest keys.
+        self.tile.mask.limit(0) - Self::TILE_N as i32
+    }
+
+    /// Whether every row of the CTA sees all keys of tile `n`, and they are as many as a tile holds.
+    #[inline(always)]
+    fn is_whole(&self, key_tiles: &impl KeyTiles, n: i32) -> bool {
+        match key_tiles.gathered(n) {
+            Some(Gathered { count, .. }) => count == Self::TILE_N,
+            None => n <= self.whole_tiles(),
+        }
+    }
+
+    /// One tile of keys, `n`; returns the next one. `MASKED` is for tiles of which some row does not see some key.
     ///
     /// # Safety
     /// Reached by all threads of the CTA; the keys' copies have begun.
@@ -64,30 +81,36 @@ impl<const MT: usize, const NT: usize, const DT: usize> Mainloop<'_, MT, NT, DT>
         // SAFETY: the caller's; tiles are read after the barriers that say they are there and written after those that
         // say they are free.
         unsafe {
-            let next = key_tiles.advance();
+            let next = if MASKED { key_tiles.advance_behind_mask() } else { key_tiles.advance() };
             cp_async_wait_group::<0>();
             barrier::sync();
-            self.begin::<MASKED>(&self.values, self.v_smem, n);
+            self.begin(key_tiles, &self.values, self.v_smem, n, MASKED);
             let mut scores = self.scores::<E>();
 
             cp_async_wait_group::<0>();
+            let gathered = key_tiles.gathered(n);
+            // All rows see the keys that are gathered.
             let non_finite_values = MASKED && {
-                let found = non_finite::clear::<E>(self.values.chunks(self.v_smem));
+                let found = gathered.is_none() && non_finite::clear::<E>(self.values.chunks(self.v_smem));
                 barrier::sync_any(found)
             };
             if !MASKED {
                 barrier::sync();
             }
             if next >= 0 {
-                self.begin::<MASKED>(&self.keys, self.k_smem, next);
+                let cut = MASKED || K::WHOLE_FIRST && next > self.whole_tiles();
+                self.begin(key_tiles, &self.keys, self.k_smem, next, cut);
             }
 
             let thread = Thread::current();
             if MASKED {
                 for i in 0..MT {
                     for half in 0..2 {
-                        let limit = self.tile.mask.limit(thread.row(MT, i, half));
-                        hide(&mut scores[i], half, limit - n - thread.column() as i32);
+                        let limit = match gathered {
+                            Some(Gathered { count, .. }) => count as i32,
+                            None => self.tile.mask.limit(thread.row(MT, i, half)) - n,
+                        };
+                        hide(&mut scores[i], half, limit - thread.column() as i32);
                     }
                 }
             }
@@ -210,23 +233,36 @@ pub(crate) unsafe fn forward<E: Element, K: KeyTiles, const MT: usize, const NT:
         let mut acc = Accumulators::<MT, DT>::ZERO;
 
         let mut n = key_tiles.advance();
-        while n >= mainloop.key_limit {
-            n = key_tiles.advance();
+        if !K::WHOLE_FIRST {
+            while n >= mainloop.key_limit {
+                n = key_tiles.advance();
+            }
+        }
+        if K::GATHERS {
+            barrier::sync();
         }
         if n >= 0 {
             let queries = TileCopy::<DT>::new(thread.index, tile_m, tile.q, tile.q_row_bytes);
             queries.cut(q_smem, 0, rows as i32);
             cp_async_commit_group();
             sign_queries(queries.chunks(q_smem), tile.softmax_scale);
-            mainloop.begin::<true>(&mainloop.keys, k_smem, n);
+            mainloop.begin(&key_tiles, &mainloop.keys, k_smem, n, true);
         }
-        // The first row sees the fewest keys.
-        let whole_tiles = tile.mask.limit(0) - tile_n as i32;
-        while n > whole_tiles && n >= 0 {
-            n = mainloop.step::<E, K, true>(&mut acc, &mut key_tiles, n);
-        }
-        while n >= 0 {
-            n = mainloop.step::<E, K, false>(&mut acc, &mut key_tiles, n);
+        if K::WHOLE_FIRST {
+            while n >= 0 && mainloop.is_whole(&key_tiles, n) {
+                n = mainloop.step::<E, K, false>(&mut acc, &mut key_tiles, n);
+            }
+            while n >= 0 {
+                n = mainloop.step::<E, K, true>(&mut acc, &mut key_tiles, n);
+            }
+        } else {
+            let whole_tiles = mainloop.whole_tiles();
+            while n > whole_tiles && n >= 0 {
+                n = mainloop.step::<E, K, true>(&mut acc, &mut key_tiles, n);
+            }
+            while n >= 0 {
+                n = mainloop.step::<E, K, false>(&mut acc, &mut key_tiles, n);
+            }
         }
         epilogue::finish::<E, MT, DT>(acc, tile, q_smem, rows);
     }

@@ -1,5 +1,5 @@
-//! The forward pass that dense and block-sparse attention share: a tile of query rows over whatever tiles of keys it is
-//! given (FlashAttention-2, arXiv 2307.08691).
+//! The forward pass that dense, block-sparse and vertical-slash attention share: a tile of query rows over whatever tiles of
+//! keys it is given (FlashAttention-2, arXiv 2307.08691).
 //!
 //! # Tiling
 //! A CTA of 4 warps owns `TILE_M = 64 MT` query rows of one head, a warp `16 MT` of them: all their scores, weights and
@@ -21,8 +21,8 @@
 //!
 //! # Masks
 //! Tiles are walked from the last key to the first, so that those cut by the causal diagonal or by the end of the
-//! sequence come first, in a loop of their own; the other loop knows no masks. Keys that no row of the CTA sees are not
-//! read: their place is filled with zeros.
+//! sequence come first, in a loop of their own; the other loop knows no masks. (A source of tiles may choose the other
+//! order.) Keys that no row of the CTA sees are not read: their place is filled with zeros.
 //!
 //! A weight of zero times a NaN is NaN, and a value may be NaN for the rows that do not see it. In tiles with a mask,
 //! values that are not finite are therefore taken to zero before the product, and added to the outputs of the rows that do

@@ -2,6 +2,8 @@
 
 use super::THREADS;
 use crate::arch::copy_sm80::{cp_async_cg_16, cp_async_cg_16_zfill};
+use crate::arch::shared::ld_shared_b32;
+use crate::key_tiles::Gathered;
 use crate::smem::{STRIP_ROW_BYTES, chunk_offset};
 
 /// A thread's part of the copies of tiles of `rows` rows and `8 DT` features.
@@ -72,6 +74,24 @@ impl<const DT: usize> TileCopy<DT> {
             unsafe { cp_async_cg_16_zfill(chunk, source, row < limit) };
             source += Self::ROWS_PER_PASS as u64 * self.row_bytes;
             row += Self::ROWS_PER_PASS as i32;
+        }
+    }
+
+    /// Begins to copy the rows that a list in shared memory names, of which there is one at least; zeros behind the last.
+    ///
+    /// # Safety
+    /// As [`TileCopy::whole`], for the rows listed; the list is there.
+    #[inline(always)]
+    pub(crate) unsafe fn gather(&self, smem: u32, rows: Gathered) {
+        let mut row = self.row;
+        for chunk in self.chunks(smem) {
+            // SAFETY: the caller's. Nothing is there to read behind the end of the list.
+            unsafe {
+                let token = ld_shared_b32(rows.list + row.min(rows.count - 1) * 4);
+                let source = self.source as i64 + (token as i64 - self.row as i64) * self.row_bytes as i64;
+                cp_async_cg_16_zfill(chunk, source as u64, row < rows.count);
+            }
+            row += Self::ROWS_PER_PASS;
         }
     }
 }

@@ -8,13 +8,38 @@
 //!
 //! One file per operation: its kernels, and the function that chooses among them.
 
+mod antidiagonal_score;
 mod attention;
+mod block_mask;
+mod block_pool;
+mod block_select;
+mod column_mass;
 mod decode_attention;
+mod flex_prefill;
+mod gather_rows;
+mod k_means;
 mod merge_state;
+mod probe;
+mod top_k;
+mod vertical_slash;
 
+pub use antidiagonal_score::{AntidiagonalKernel, antidiagonal_score};
 pub use attention::{AttentionKernel, block_sparse_attention, dense_attention};
+pub use block_mask::{block_mask_fill, block_mask_scan};
+pub use block_pool::{BlockPoolKernel, block_pool};
+pub use block_select::{BlockSelectKernel, block_select};
+pub use column_mass::{ColumnMassKernel, column_mass};
 pub use decode_attention::{DecodeKernel, decode_attention, decode_merge};
+pub use flex_prefill::{
+    FlexPrefillKernel, flex_prefill_coverage, flex_prefill_cut, flex_prefill_decide, flex_prefill_map,
+    flex_prefill_rows,
+};
+pub use gather_rows::{GatherRowsKernel, gather_rows};
+pub use k_means::{KMeansStep, k_means_step};
 pub use merge_state::{MergeKernel, merge_state};
+pub use probe::{ProbeKernel, probe_lse, probe_sums};
+pub use top_k::{TopKKernel, top_k, top_k_tokens};
+pub use vertical_slash::vertical_slash;
 
 /// One kernel of the shipped PTX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,11 +83,25 @@ macro_rules! join {
 
 /// Every kernel there is.
 pub const KERNELS: &[Kernel] = &join! {
-    attention::DENSE_ATTENTION,
+    antidiagonal_score::ANTIDIAGONAL_SCORES,
     attention::BLOCK_SPARSE_ATTENTION,
+    attention::DENSE_ATTENTION,
+    block_mask::BLOCK_MASK,
+    block_pool::BLOCK_POOL,
+    block_select::BLOCK_SELECT,
+    column_mass::COLUMN_MASS,
     decode_attention::DECODE_ATTENTION,
     decode_attention::DECODE_MERGE,
+    flex_prefill::DECIDE,
+    flex_prefill::MAP,
+    flex_prefill::TYPELESS,
+    gather_rows::GATHER_ROWS,
+    k_means::K_MEANS,
     merge_state::MERGE_STATE,
+    probe::LSE,
+    probe::SUMS,
+    top_k::TOP_K,
+    vertical_slash::VERTICAL_SLASH,
 };
 
 /// What the build of the PTX needs to know of a kernel: threads, CTAs per SM, most registers (0: what these two leave),

@@ -21,7 +21,7 @@ params! {
         group: u32,
         /// Which query head is the `g`-th that reads KV head `h_k`: `h_k * head_step_k + g * head_step`.
         head_step_k: u32,
-        /// See `head_step_k`, and [`AttentionParams::head_step`].
+        /// See `head_step_k`, and [`AttentionParams::head_step`](super::AttentionParams::head_step).
         head_step: u32,
         /// 1 for the bottom-right aligned causal mask, 0 for none.
         causal: u32,

@@ -17,15 +17,37 @@ macro_rules! params {
     )*};
 }
 
+mod antidiagonal_score;
 mod attention;
+mod block_mask;
+mod block_pool;
+mod block_select;
+mod column_mass;
 mod decode_attention;
+mod flex_prefill;
+mod gather_rows;
+mod k_means;
 mod merge_state;
+mod probe;
 mod search;
+mod top_k;
+mod vertical_slash;
 
+pub use antidiagonal_score::{AntidiagonalParams, AntidiagonalQTile};
 pub use attention::{AttentionParams, QTile, SparseQTile};
+pub use block_mask::BlockMaskParams;
+pub use block_pool::{BlockPoolParams, PoolSequence};
+pub use block_select::BlockSelectParams;
+pub use column_mass::ColumnMassParams;
 pub use decode_attention::DecodeParams;
+pub use flex_prefill::{FlexHead, FlexPrefillParams};
+pub use gather_rows::GatherRowsParams;
+pub use k_means::KMeansParams;
 pub use merge_state::MergeParams;
+pub use probe::ProbeParams;
 pub use search::SearchSequence;
+pub use top_k::{TokenTopKParams, TopKParams};
+pub use vertical_slash::VerticalSlashParams;
 
 /// A kernel parameter that is passed by value.
 ///

@@ -1,8 +1,9 @@
 //! Attention calls of the three attention stems, run and compared.
 
-use lacuna_core::{AttentionOptions, AttentionShape, BlockMask, Error, Layout, Result};
+use lacuna_core::{AttentionOptions, AttentionShape, BlockMask, Error, Layout, Result, VerticalSlashIndex};
 use lacuna_kernels_host::block_sparse_attention::DeviceBlockMask;
-use lacuna_kernels_host::{DeviceBuffer, block_sparse_attention, dense_attention};
+use lacuna_kernels_host::vertical_slash::DeviceVerticalSlashIndex;
+use lacuna_kernels_host::{DeviceBuffer, block_sparse_attention, dense_attention, vertical_slash};
 use lacuna_reference::AttentionOutput;
 use lacuna_reference::testing::{self, Case, Rng, Tensor, Tolerance, nans};
 
@@ -84,6 +85,21 @@ impl<T: Half> Inputs<T> {
         let mask = DeviceBlockMask::from_host(&device.context, mask)?;
         self.run(device, |stream, q, k, v, out, lse| {
             plan.run(stream, &q.view(), &k.view(), &v.view(), &mask, &mut out.view_mut(), Some(lse))
+        })
+    }
+
+    /// Attention over the keys of an index on the device.
+    pub fn vertical_slash(
+        &self,
+        device: &Device,
+        shape: &AttentionShape,
+        options: &AttentionOptions,
+        index: &VerticalSlashIndex,
+    ) -> Result<Output<T>> {
+        let plan = vertical_slash::AttentionPlan::<T>::new(&device.context, shape, options)?;
+        let index = DeviceVerticalSlashIndex::from_host(&device.context, index)?;
+        self.run(device, |stream, q, k, v, out, lse| {
+            plan.run(stream, &q.view(), &k.view(), &v.view(), &index, &mut out.view_mut(), Some(lse))
         })
     }
 

@@ -1,5 +1,5 @@
 //! A library with the names of the CUDA driver, for tests of what the host does with its answers. "Device" memory is host
-//! memory, streams are empty, and it knows one kernel. The environment variable `FAKE_CUDA` says what is wrong with it.
+//! memory, streams are empty, and it knows one kernel, which a capture of any stream records. The environment variable `FAKE_CUDA` says what is wrong with it.
 
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
@@ -17,11 +17,19 @@ const INVALID_DEVICE: c_uint = 101;
 const INVALID_PTX: c_uint = 218;
 const NOT_FOUND: c_uint = 500;
 const ILLEGAL_ADDRESS: c_uint = 700;
+const CAPTURE_UNSUPPORTED: c_uint = 900;
+const CAPTURE_INVALIDATED: c_uint = 901;
 
 const MEMORY: usize = 1 << 20;
 const ALIGNMENT: usize = 256;
 
 static ALLOCATIONS: Mutex<Option<HashMap<u64, usize>>> = Mutex::new(None);
+
+/// What launches of the kernel double.
+type Launches = Vec<(u64, usize)>;
+
+/// The capture that is under way.
+static CAPTURE: Mutex<Option<Launches>> = Mutex::new(None);
 
 fn wrong() -> String {
     std::env::var("FAKE_CUDA").unwrap_or_default()
@@ -241,9 +249,76 @@ pub unsafe extern "C" fn cuLaunchKernel(
     let (data, count) = unsafe {
         ((*params).cast::<*mut u32>().read_unaligned(), (*params.add(1)).cast::<u32>().read_unaligned())
     };
-    for i in 0..count.min(grid_x * block_x) as usize {
+    let count = count.min(grid_x * block_x) as usize;
+    match &mut *CAPTURE.lock().unwrap() {
+        Some(launches) => launches.push((data as u64, count)),
+        None => unsafe { double(data, count) },
+    }
+    SUCCESS
+}
+
+unsafe fn double(data: *mut u32, count: usize) {
+    for i in 0..count {
         unsafe { *data.add(i) *= 2 };
     }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamBeginCapture_v2(stream: *mut c_void, mode: c_uint) -> c_uint {
+    // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL; the default stream cannot be captured.
+    if mode != 1 {
+        return INVALID_VALUE;
+    }
+    if stream.is_null() {
+        return CAPTURE_UNSUPPORTED;
+    }
+    *CAPTURE.lock().unwrap() = Some(Vec::new());
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamIsCapturing(_stream: *mut c_void, status: *mut c_uint) -> c_uint {
+    unsafe { *status = CAPTURE.lock().unwrap().is_some().into() };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamEndCapture(_stream: *mut c_void, graph: *mut *mut Launches) -> c_uint {
+    let launches = CAPTURE.lock().unwrap().take();
+    if wrong() == "lost capture" {
+        return CAPTURE_INVALIDATED;
+    }
+    unsafe { *graph = Box::into_raw(Box::new(launches.unwrap_or_default())) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
+    executable: *mut *mut Launches,
+    graph: *mut Launches,
+    flags: u64,
+) -> c_uint {
+    unsafe { *executable = Box::into_raw(Box::new((*graph).clone())) };
+    if flags == 0 { SUCCESS } else { INVALID_VALUE }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGraphLaunch(executable: *mut Launches, _stream: *mut c_void) -> c_uint {
+    for &(data, count) in unsafe { &*executable } {
+        unsafe { double(data as *mut u32, count) };
+    }
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGraphDestroy(graph: *mut Launches) -> c_uint {
+    drop(unsafe { Box::from_raw(graph) });
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGraphExecDestroy(executable: *mut Launches) -> c_uint {
+    drop(unsafe { Box::from_raw(executable) });
     SUCCESS
 }
 
@@ -284,6 +359,8 @@ pub unsafe extern "C" fn cuGetErrorName(code: c_uint, name: *mut *const c_char) 
     let text = match code {
         INVALID_PTX => c"CUDA_ERROR_INVALID_PTX",
         ILLEGAL_ADDRESS => c"CUDA_ERROR_ILLEGAL_ADDRESS",
+        CAPTURE_UNSUPPORTED => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+        CAPTURE_INVALIDATED => c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
         _ => return INVALID_VALUE,
     };
     unsafe { *name = text.as_ptr() };

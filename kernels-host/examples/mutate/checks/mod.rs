@@ -2,9 +2,20 @@
 //!
 //! One file per operation, each with `of_kernel`, which knows the operation's own kernels and no others.
 
+mod antidiagonal_score;
 mod attention;
+mod block_mask;
+mod block_pool;
+mod block_select;
+mod column_mass;
 mod decode_attention;
+mod flex_prefill;
+mod gather_rows;
+mod k_means;
 mod merge_state;
+mod probe;
+mod top_k;
+mod vertical_slash;
 
 use lacuna_core::{AttentionOptions, AttentionShape, Seqlens};
 use lacuna_emulator::Scheduler;
@@ -36,13 +47,35 @@ impl Check {
 
 /// The checks of a kernel; `None` for a name that no operation knows.
 pub fn of_kernel(kernel: &str) -> Option<Vec<Check>> {
-    let operations = [attention::of_kernel, decode_attention::of_kernel, merge_state::of_kernel];
+    let operations = [
+        antidiagonal_score::of_kernel,
+        attention::of_kernel,
+        block_mask::of_kernel,
+        block_pool::of_kernel,
+        block_select::of_kernel,
+        column_mass::of_kernel,
+        decode_attention::of_kernel,
+        flex_prefill::of_kernel,
+        gather_rows::of_kernel,
+        k_means::of_kernel,
+        merge_state::of_kernel,
+        probe::of_kernel,
+        top_k::of_kernel,
+        vertical_slash::of_kernel,
+    ];
     operations.into_iter().find_map(|of_kernel| of_kernel(kernel))
 }
 
 /// The kernels that a stem's launcher needs side by side.
 pub fn companions(kernel: &str) -> Vec<String> {
-    decode_attention::companions(kernel).unwrap_or_else(|| vec![kernel.to_owned()])
+    let operations = [
+        block_mask::companions,
+        decode_attention::companions,
+        flex_prefill::companions,
+        k_means::companions,
+        probe::companions,
+    ];
+    operations.into_iter().find_map(|of| of(kernel)).unwrap_or_else(|| vec![kernel.to_owned()])
 }
 
 /// Stem, type, head dim and variant of a name `<stem>_<type>_d<head_dim>[_<variant>]`.

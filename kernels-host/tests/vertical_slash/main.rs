@@ -1,0 +1,6 @@
+//! Vertical-slash attention and its search against the reference.
+
+mod attention;
+#[path = "../common/mod.rs"]
+mod common;
+mod search;
