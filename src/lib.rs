@@ -40,6 +40,7 @@ pub mod block_sparse_attention;
 pub mod decode_attention;
 pub mod dense_attention;
 mod device;
+pub mod gpu;
 pub mod pattern;
 pub mod prefill;
 pub mod ptx;
@@ -51,13 +52,11 @@ pub use device::Device;
 pub use lacuna_core::{
     AttentionOptions, AttentionShape, BlockMask, DType, DecodeShape, DeviceError, Element, Error,
     FlexPrefillCompat, FlexPrefillOptions, Layout, MAX_HEAD_DIM, Result, Seqlens, TensorView, TensorViewMut,
-    Threshold, VerticalSlashIndex, VerticalSlashOptions, XAttentionCompat, XAttentionOptions,
+    Threshold, ThresholdTable, VerticalSlashIndex, VerticalSlashOptions, XAttentionCompat, XAttentionOptions,
 };
 /// The CPU kernels themselves, one module per stem, on slices.
 pub use lacuna_kernels_cpu as cpu;
 pub use lacuna_kernels_cpu::merge_state;
-/// The GPU kernels themselves, one module per stem, on device memory: contexts, tensors, plans, raw calls.
-pub use lacuna_kernels_host as gpu;
 pub use pattern::{Pattern, Report, Selection};
 
 /// The README's example is compiled and run with the documentation's.

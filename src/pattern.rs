@@ -118,6 +118,11 @@ impl Pattern {
         }
     }
 
+    /// Whether it looks at `q` and `k` to choose.
+    pub fn searches(&self) -> bool {
+        matches!(self, Self::FlexPrefill(_) | Self::XAttention(_) | Self::VerticalSlash(_))
+    }
+
     /// The side of the pattern's blocks; `None` for patterns that do not choose by blocks.
     pub fn block_size(&self) -> Option<usize> {
         match self {
@@ -167,7 +172,8 @@ pub struct Report {
     pub attention: Duration,
 }
 
-/// The search of one pattern for calls of fixed sizes, on this machine's processor.
+/// The search of one pattern for calls of fixed sizes, on this machine's processor. On a GPU it is part of
+/// [`gpu::prefill::Plan`](crate::gpu::prefill::Plan).
 pub struct Plan<T: Element> {
     search: Search<T>,
 }
@@ -180,14 +186,22 @@ enum Search<T: Element> {
     VerticalSlash(cpu::vertical_slash::SearchPlan<T>),
 }
 
-impl<T: Element> Plan<T> {
-    /// Plans the search for calls of `shape`. The attention's own `softmax_scale` and `gqa_interleave` hold for the search
-    /// too, unless the pattern's options give a scale of their own.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] for options out of range, and for a pattern other than [`Pattern::Dense`] and
-    /// [`Pattern::XAttention`] without a causal mask.
-    pub fn new(shape: &AttentionShape, attention: &AttentionOptions, pattern: &Pattern) -> Result<Self> {
+/// A pattern with everything settled that does not depend on the device: checked against the attention's options, which
+/// its search shares, and with its mask where that is fixed.
+pub(crate) enum Resolved {
+    Dense,
+    Static(BlockMask),
+    FlexPrefill(FlexPrefillOptions),
+    XAttention(XAttentionOptions),
+    VerticalSlash(VerticalSlashOptions),
+}
+
+impl Resolved {
+    pub(crate) fn new(
+        shape: &AttentionShape,
+        attention: &AttentionOptions,
+        pattern: &Pattern,
+    ) -> Result<Self> {
         attention.check("pattern")?;
         if !attention.causal && !matches!(pattern, Pattern::Dense | Pattern::XAttention(_)) {
             return Err(Error::invalid(
@@ -198,34 +212,29 @@ impl<T: Element> Plan<T> {
             ));
         }
         let gqa_interleave = attention.gqa_interleave;
-        let search = match pattern {
-            Pattern::Dense => Search::Dense,
+        let scale = |own: Option<f32>| own.or(attention.softmax_scale);
+        Ok(match pattern {
+            Pattern::Dense => Self::Dense,
             Pattern::FlexPrefill(o) => {
-                let softmax_scale = o.softmax_scale.or(attention.softmax_scale);
-                let options = FlexPrefillOptions { softmax_scale, gqa_interleave, ..o.clone() };
-                Search::FlexPrefill(Box::new(cpu::flex_prefill::Plan::new(shape, &options)?))
+                let softmax_scale = scale(o.softmax_scale);
+                Self::FlexPrefill(FlexPrefillOptions { softmax_scale, gqa_interleave, ..o.clone() })
             }
             Pattern::XAttention(o) => {
-                let softmax_scale = o.softmax_scale.or(attention.softmax_scale);
-                let options = XAttentionOptions { softmax_scale, gqa_interleave, ..o.clone() };
-                Search::XAttention(
-                    cpu::antidiagonal_score::Plan::new(shape, &options, attention.causal)?,
-                    cpu::block_select::Plan::new(shape, &options, attention.causal)?,
-                )
+                let softmax_scale = scale(o.softmax_scale);
+                Self::XAttention(XAttentionOptions { softmax_scale, gqa_interleave, ..o.clone() })
             }
             Pattern::VerticalSlash(o) => {
-                let softmax_scale = o.softmax_scale.or(attention.softmax_scale);
-                let options = VerticalSlashOptions { softmax_scale, gqa_interleave, ..o.clone() };
-                Search::VerticalSlash(cpu::vertical_slash::SearchPlan::new(shape, &options)?)
+                let softmax_scale = scale(o.softmax_scale);
+                Self::VerticalSlash(VerticalSlashOptions { softmax_scale, gqa_interleave, ..o.clone() })
             }
-            Pattern::AShape(o) => Search::Static(BlockMask::sink_and_local(
+            Pattern::AShape(o) => Self::Static(BlockMask::sink_and_local(
                 shape,
                 o.block_size,
                 o.block_size,
                 o.n_init,
                 o.n_local,
             )?),
-            Pattern::TriShape(o) => Search::Static(BlockMask::tri_shape(
+            Pattern::TriShape(o) => Self::Static(BlockMask::tri_shape(
                 shape,
                 o.block_size,
                 o.block_size,
@@ -233,7 +242,7 @@ impl<T: Element> Plan<T> {
                 o.n_local,
                 o.n_last,
             )?),
-            Pattern::SinkAndLocal(o) => Search::Static(BlockMask::sink_and_local(
+            Pattern::SinkAndLocal(o) => Self::Static(BlockMask::sink_and_local(
                 shape,
                 o.block_size,
                 o.block_size,
@@ -241,7 +250,32 @@ impl<T: Element> Plan<T> {
                 o.local_window,
             )?),
             Pattern::BlockDiagonal(o) => {
-                Search::Static(BlockMask::block_diagonal(shape, o.block_size, o.block_size, o.chunk_size)?)
+                Self::Static(BlockMask::block_diagonal(shape, o.block_size, o.block_size, o.chunk_size)?)
+            }
+        })
+    }
+}
+
+impl<T: Element> Plan<T> {
+    /// Plans the search for calls of `shape`. The attention's own `softmax_scale` and `gqa_interleave` hold for the search
+    /// too, unless the pattern's options give a scale of their own.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for options out of range, and for a pattern other than [`Pattern::Dense`] and
+    /// [`Pattern::XAttention`] without a causal mask.
+    pub fn new(shape: &AttentionShape, attention: &AttentionOptions, pattern: &Pattern) -> Result<Self> {
+        let search = match Resolved::new(shape, attention, pattern)? {
+            Resolved::Dense => Search::Dense,
+            Resolved::Static(block_mask) => Search::Static(block_mask),
+            Resolved::FlexPrefill(options) => {
+                Search::FlexPrefill(Box::new(cpu::flex_prefill::Plan::new(shape, &options)?))
+            }
+            Resolved::XAttention(options) => Search::XAttention(
+                cpu::antidiagonal_score::Plan::new(shape, &options, attention.causal)?,
+                cpu::block_select::Plan::new(shape, &options, attention.causal)?,
+            ),
+            Resolved::VerticalSlash(options) => {
+                Search::VerticalSlash(cpu::vertical_slash::SearchPlan::new(shape, &options)?)
             }
         };
         Ok(Self { search })

@@ -55,6 +55,11 @@ impl<T: Element> Staging<T> {
         })
     }
 
+    /// Where it queues its copies, and what it is given to launch.
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
     /// Copies the inputs to the device, calls `launch`, and copies the results back. The shapes have been checked.
     /// `source` is the token of the host's keys and values for each of the device's; `None`: zero.
     pub(crate) fn run(

@@ -421,11 +421,15 @@ fn demo_of_a_device_runs_the_shipped_kernels() {
         assert!(line.chars().count() <= 80 && line.trim_end() == line, "{line}");
     }
     assert!(page.contains("block-sparse attention") && page.contains("No fault: "), "{page}");
+    for pattern in ["flexprefill", "xattention", "vertical-slash", "token top-k"] {
+        assert_eq!(page.matches(pattern).count(), 2, "{pattern}\n{page}");
+    }
     let json = lacuna(["demo", "--device", "emulated", "--tokens", "1", "--json"]).ok();
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["ok"], true);
     let calls = json["calls"].as_array().unwrap();
-    assert_eq!(calls.len(), 6);
+    // Three attentions, three patterns and the selection of tokens, at two head dims.
+    assert_eq!(calls.len(), 14);
     assert!(calls.iter().all(|call| call["counted"]["mma"].as_u64().unwrap() > 0));
 
     lacuna(["demo", "--device", "emulated", "--needles", "3"]).fails(2, &["takes no option but --tokens"]);
@@ -458,6 +462,54 @@ fn mask_draws_text_and_pictures() {
     mask(&["--out", path(&missing)]).fails(1, &["cannot write", "no/such/mask.png"]);
     #[cfg(target_os = "linux")]
     mask(&["--out", "/dev/full"]).fails(1, &["cannot write /dev/full"]);
+}
+
+#[test]
+fn thresholds_of_every_layer_and_head_come_from_a_file() {
+    let model = needle();
+    let model = path(&model);
+    let dir = tempfile::tempdir().unwrap();
+    let (prompt, table) = (dir.path().join("prompt.txt"), dir.path().join("Table.json"));
+    fs::write(&prompt, "the lake is still. ".repeat(50)).unwrap();
+    // One head of each layer keeps everything.
+    let row = |all: usize| (0..8).map(|h| if h == all { 1.0 } else { 0.0 }).collect::<Vec<f64>>();
+    fs::write(&table, serde_json::to_string(&[row(1), row(6)]).unwrap()).unwrap();
+    let attn = format!("XAttn,Threshold-Table={},block=16,stride=4", path(&table));
+    let mask = |attn: &str, more: &[&str]| {
+        lacuna(["mask", "-m", model, "-f", path(&prompt), "-a", attn].iter().chain(more).copied())
+    };
+    for (layer, all) in [("0", "1"), ("1", "6")] {
+        for head in ["0", "1", "6"] {
+            let caption = mask(&attn, &["--layer", layer, "--head", head]).ok();
+            assert!(caption.starts_with("xattention,block=16,stride=4,threshold_table="), "{caption}");
+            assert_eq!(caption.contains("kept 100% of this head"), head == all, "{caption}");
+        }
+    }
+    let generate = |attn: &str| lacuna(["generate", "-m", model, "-f", path(&prompt), "-n", "1", "-a", attn]);
+    generate(&attn).ok();
+    lacuna(["demo", "--tokens", "512", "-a", &attn]).ok();
+
+    // What is wrong is said before anything runs.
+    let write = |text: &str| fs::write(&table, text).unwrap();
+    for (text, says) in [
+        ("[[0.5, 2]]", "Table.json: layer 0, head 1: expected a number in [0, 1], got 2"),
+        ("[[0.5], []]", "Table.json: layer 1: expected 1 heads, as in layer 0, got 0"),
+        ("threshold", "Table.json: invalid JSON"),
+        ("{}", "Table.json: expected a list of a list of numbers per layer"),
+    ] {
+        write(text);
+        generate(&attn).fails(2, &["xattention: threshold_table: ", says]);
+    }
+    generate("xattention,thresholds=no/such.json").fails(2, &["cannot read no/such.json"]);
+    generate("xattention,threshold_table").fails(2, &["threshold_table needs a value"]);
+    write(&serde_json::to_string(&vec![row(0); 32]).unwrap());
+    for run in [generate(&attn), mask(&attn, &[]), lacuna(["demo", "--tokens", "512", "-a", &attn])] {
+        run.fails(1, &["Table.json: the number of layers must be 2, as the model has, got 32"]);
+    }
+    write("[[0.5], [0.5]]");
+    generate(&attn).fails(1, &["Table.json: the number of heads must be 8, as the model has, got 1"]);
+    generate(&format!("{attn},threshold=0.5"))
+        .fails(2, &["xattention: threshold and threshold_table exclude one another"]);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 mod common;
 
 use common::*;
-use lacuna::{DType, FlexPrefillOptions, Pattern, Selection, Threshold, XAttentionOptions};
+use lacuna::{
+    BlockMask, DType, FlexPrefillOptions, Pattern, Selection, Threshold, ThresholdTable, XAttentionOptions,
+};
 use lacuna_runner::Error;
 use lacuna_runner::model::{self, ForwardOptions, LayerReport, LogitRows, Model, Observer, Session};
 use serde_json::json;
@@ -186,6 +188,75 @@ fn the_observer_sees_every_layers_mask_and_report() {
     assert_eq!(report.tokens, LEN);
     let parts = report.search() + report.attention() + report.linear();
     assert!(parts <= report.total && report.tokens_per_second() > 0.0);
+}
+
+/// The block mask of every layer.
+#[derive(Default)]
+struct Masks(Vec<BlockMask>);
+
+impl Observer for Masks {
+    fn selection(&mut self, _: usize, selection: Selection<'_>) {
+        match selection {
+            Selection::Blocks(mask) => self.0.push(mask.clone()),
+            _ => panic!("no blocks"),
+        }
+    }
+}
+
+#[test]
+fn every_layer_and_head_has_its_own_threshold() {
+    let dir = random_checkpoint(19);
+    let model = load(&dir);
+    let tokens = random_tokens(LEN, 20);
+    let xattention = |threshold| {
+        Pattern::XAttention(XAttentionOptions { block_size: 16, threshold, ..Default::default() })
+    };
+    let masks = |pattern, thresholds| {
+        let mut masks = Masks::default();
+        let options = ForwardOptions { pattern, thresholds, ..Default::default() };
+        model.session(LEN).unwrap().forward(&tokens, &options, &mut masks).unwrap();
+        masks.0
+    };
+    let rows = [vec![1.0, 0.3, 0.0, 0.8], vec![0.0, 0.9, 1.0, 0.5]];
+    let table = ThresholdTable::new(&rows).unwrap();
+    let got = masks(xattention(Threshold::Scalar(0.9)), Some(table));
+    // The first layer does not know of the second's thresholds; what the second sees depends on the first's.
+    let first = masks(xattention(Threshold::PerHead(rows[0].clone())), None);
+    assert_eq!(got.len(), 2);
+    assert!(got[0] == first[0] && got[1] != first[1]);
+    let blocks = |mask: &BlockMask, head: usize| -> Vec<usize> {
+        (0..mask.m_blocks(0)).map(|m| mask.row(0, head, m).len()).collect()
+    };
+    let all: Vec<usize> = (1..=19).collect();
+    let forced: Vec<usize> = (0..19).map(|m| if m == 0 { 1 } else { 2 }).collect();
+    for (mask, thresholds) in got.iter().zip(&rows) {
+        for (head, &threshold) in thresholds.iter().enumerate() {
+            let blocks: Vec<usize> = blocks(mask, head);
+            assert_eq!(blocks == all, threshold == 1.0, "{thresholds:?}, head {head}: {blocks:?}");
+            assert_eq!(blocks == forced, threshold == 0.0, "{thresholds:?}, head {head}: {blocks:?}");
+        }
+    }
+}
+
+#[test]
+fn thresholds_must_fit_the_model_and_the_pattern() {
+    let dir = random_checkpoint(19);
+    let model = load(&dir);
+    let refused = |pattern, rows: &[Vec<f32>]| {
+        let thresholds = Some(ThresholdTable::new(rows).unwrap());
+        let options = ForwardOptions { pattern, thresholds, ..Default::default() };
+        model.session(9).unwrap().forward(&[1, 2], &options, &mut ()).unwrap_err().to_string()
+    };
+    let xattention = || Pattern::XAttention(Default::default());
+    assert_eq!(
+        refused(xattention(), &[vec![0.5; 4]]),
+        "thresholds must be 2 layers of 4 heads, got 1 layers of 4 heads"
+    );
+    assert!(refused(xattention(), &[vec![0.5; 3], vec![0.5; 3]]).contains("got 2 layers of 3 heads"));
+    assert_eq!(
+        refused(Pattern::Dense, &[vec![0.5; 4], vec![0.5; 4]]),
+        "thresholds must be given for xattention alone, got dense"
+    );
 }
 
 #[test]

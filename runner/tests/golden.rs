@@ -35,8 +35,12 @@ fn golden(name: &str) -> Golden {
 fn run(golden: &Golden, dtype: Option<DType>, pattern: Pattern) -> Vec<f32> {
     let model = model::load(&golden.dir, dtype, &mut |_| ()).unwrap();
     let rows: Vec<usize> = (0..golden.tokens.len()).collect();
-    let options =
-        ForwardOptions { pattern, position_ids: Some(&golden.position_ids), logits: LogitRows::These(&rows) };
+    let options = ForwardOptions {
+        pattern,
+        position_ids: Some(&golden.position_ids),
+        logits: LogitRows::These(&rows),
+        ..Default::default()
+    };
     let mut session = model.session(golden.tokens.len()).unwrap();
     session.forward(&golden.tokens, &options, &mut ()).unwrap().0
 }

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::ops::{Bound, RangeBounds};
+use std::path::Path;
 
-use lacuna::Pattern;
+use lacuna::{Pattern, ThresholdTable};
 
-use super::{format_length, parse_length};
+use super::{ThresholdFile, format_length, parse_length};
+use crate::Result;
+use crate::model::Config;
 
 /// A pattern as the registry knows it.
 pub struct Method {
@@ -53,6 +56,22 @@ pub(super) enum Field {
     Compat {
         set: fn(&mut Pattern, original: bool),
     },
+    /// A file of thresholds for every layer and head.
+    Thresholds,
+}
+
+/// Why a key did not take a value.
+pub(super) enum Refusal {
+    /// The values that it accepts, as they stand after "must be".
+    Expected(String),
+    /// What is wrong with the file that the value names.
+    File(String),
+}
+
+impl From<String> for Refusal {
+    fn from(expected: String) -> Self {
+        Self::Expected(expected)
+    }
 }
 
 /// Accepted lengths.
@@ -66,12 +85,14 @@ pub(super) enum Lengths {
 pub struct Attn {
     pub(super) method: &'static Method,
     pub(super) pattern: Pattern,
+    /// Take the place of the pattern's threshold, layer by layer.
+    pub(super) thresholds: Option<ThresholdFile>,
 }
 
 impl Method {
     /// The pattern with its default options.
     pub fn attn(&'static self) -> Attn {
-        Attn { method: self, pattern: (self.default)() }
+        Attn { method: self, pattern: (self.default)(), thresholds: None }
     }
 }
 
@@ -96,29 +117,32 @@ impl Key {
             },
             Field::Switch { .. } => "true or false".into(),
             Field::Compat { .. } => "fixed or original".into(),
+            Field::Thresholds => "a JSON file of layers x heads in [0, 1], or none".into(),
         }
     }
 
     /// The default, as [`str::parse`] reads it.
-    pub fn default(&self, method: &Method) -> String {
-        self.get(&(method.default)()).unwrap_or_else(|| "fixed".into())
+    pub fn default(&self, method: &'static Method) -> String {
+        self.get(&method.attn()).unwrap_or_else(|| "fixed".into())
     }
 
-    /// The key's value in a pattern; `None` for a key that only stands for others.
-    pub(super) fn get(&self, pattern: &Pattern) -> Option<String> {
-        let mut pattern = pattern.clone();
+    /// The key's value; `None` for a key that only stands for others.
+    pub(super) fn get(&self, attn: &Attn) -> Option<String> {
+        let mut pattern = attn.pattern.clone();
         Some(match &self.field {
             Field::Length { at, .. } => format_length(*at(&mut pattern)),
             Field::OptionalLength { at } => at(&mut pattern).map_or("none".into(), format_length),
             Field::Real { at, .. } => at(&mut pattern).to_string(),
             Field::Switch { at } => at(&mut pattern).to_string(),
             Field::Compat { .. } => return None,
+            Field::Thresholds => attn.thresholds.as_ref().map_or("none".into(), ThresholdFile::to_string),
         })
     }
 
-    /// Writes the key's value into a pattern, or says which values are accepted.
-    pub(super) fn set(&self, pattern: &mut Pattern, value: &str) -> Result<(), String> {
-        let refused = || self.accepts();
+    /// Writes the key's value, or says why not.
+    pub(super) fn set(&self, attn: &mut Attn, value: &str) -> Result<(), Refusal> {
+        let refused = || Refusal::from(self.accepts());
+        let pattern = &mut attn.pattern;
         match &self.field {
             Field::Length { at, values } => {
                 let length = parse_length(value)?;
@@ -150,6 +174,14 @@ impl Key {
                 "original" => set(pattern, true),
                 _ => return Err(refused()),
             },
+            Field::Thresholds => {
+                attn.thresholds = match value {
+                    _ if value.eq_ignore_ascii_case("none") => None,
+                    path => {
+                        Some(ThresholdFile::read(Path::new(path)).map_err(|e| Refusal::File(e.to_string()))?)
+                    }
+                };
+            }
         }
         Ok(())
     }
@@ -172,11 +204,24 @@ impl Attn {
     pub fn pattern(&self) -> &Pattern {
         &self.pattern
     }
+
+    /// The thresholds that take the place of the pattern's own, layer by layer.
+    pub fn thresholds(&self) -> Option<&ThresholdTable> {
+        self.thresholds.as_ref().map(ThresholdFile::table)
+    }
+
+    /// Refuses a table of thresholds that was made for another model.
+    ///
+    /// # Errors
+    /// As [`ThresholdFile::check`].
+    pub fn check(&self, config: &Config) -> Result<()> {
+        self.thresholds.as_ref().map_or(Ok(()), |thresholds| thresholds.check(config))
+    }
 }
 
 impl PartialEq for Attn {
     fn eq(&self, other: &Self) -> bool {
-        self.pattern == other.pattern
+        self.pattern == other.pattern && self.thresholds == other.thresholds
     }
 }
 
@@ -190,9 +235,9 @@ impl fmt::Debug for Attn {
 impl fmt::Display for Attn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.method.name)?;
-        let default = (self.method.default)();
+        let default = self.method.attn();
         for key in self.method.keys {
-            match key.get(&self.pattern) {
+            match key.get(self) {
                 Some(value) if Some(&value) != key.get(&default).as_ref() => {
                     write!(f, ",{}={value}", key.name)?
                 }

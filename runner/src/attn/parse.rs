@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::str::FromStr;
 
-use super::method::{Attn, Field, Key, Method};
-use super::registry::METHODS;
+use super::method::{Attn, Field, Key, Method, Refusal};
+use super::registry::{METHODS, THRESHOLD, THRESHOLD_TABLE};
 
 /// Why a pattern was not understood: one sentence that names the valid choices.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -61,6 +61,24 @@ pub enum ParseAttnError {
         /// The value that came.
         got: String,
     },
+    /// A file that the key cannot use.
+    #[error("{method}: {key}: {reason}")]
+    File {
+        /// The pattern's name.
+        method: &'static str,
+        /// The key's name.
+        key: &'static str,
+        /// What is wrong with which file, and where.
+        reason: String,
+    },
+    /// Two keys that say the same in different ways.
+    #[error("{method}: {} and {} exclude one another", .keys[0], .keys[1])]
+    Conflict {
+        /// The pattern's name.
+        method: &'static str,
+        /// The keys' names.
+        keys: [&'static str; 2],
+    },
     /// Values that do not fit together.
     #[error(transparent)]
     Options(#[from] lacuna::Error),
@@ -80,8 +98,8 @@ fn keys_sentence(keys: &[&str]) -> String {
 impl FromStr for Attn {
     type Err = ParseAttnError;
 
-    /// Case does not matter, `-` and `_` are the same, and a switch without a value is on. `compat` is applied before the
-    /// single compat switches, wherever it stands.
+    /// Case does not matter but in names of files, `-` and `_` are the same, and a switch without a value is on. `compat` is
+    /// applied before the single compat switches, wherever it stands. A file that a key names is read.
     fn from_str(text: &str) -> Result<Self, ParseAttnError> {
         let mut parts = text.split(',').map(str::trim);
         let mut attn = find_method(parts.next().unwrap_or_default())?.attn();
@@ -113,12 +131,19 @@ impl FromStr for Attn {
                     });
                 }
             };
-            key.set(&mut attn.pattern, value).map_err(|expected| ParseAttnError::InvalidValue {
-                method: method.name,
-                key: key.name,
-                expected,
-                got: value.into(),
+            key.set(&mut attn, value).map_err(|refusal| match refusal {
+                Refusal::Expected(expected) => ParseAttnError::InvalidValue {
+                    method: method.name,
+                    key: key.name,
+                    expected,
+                    got: value.into(),
+                },
+                Refusal::File(reason) => ParseAttnError::File { method: method.name, key: key.name, reason },
             })?;
+        }
+        if attn.thresholds.is_some() && seen.contains(THRESHOLD) {
+            let keys = [THRESHOLD, THRESHOLD_TABLE];
+            return Err(ParseAttnError::Conflict { method: method.name, keys });
         }
         (method.check)(&attn.pattern)?;
         Ok(attn)

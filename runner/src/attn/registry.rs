@@ -54,6 +54,9 @@ const fn switch(name: &'static str, at: fn(&mut Pattern) -> &mut bool, doc: &'st
 
 /// Block sides that the searches take.
 const SEARCH_BLOCKS: Lengths = Lengths::OneOf(&[16, 32, 64, 128, 256]);
+/// Keys that exclude one another.
+pub(super) const THRESHOLD: &str = "threshold";
+pub(super) const THRESHOLD_TABLE: &str = "threshold_table";
 const ANY: Lengths = Lengths::AtLeast(0);
 const POSITIVE: Lengths = Lengths::AtLeast(1);
 
@@ -158,7 +161,7 @@ pub static METHODS: &[Method] = &[
                 "tokens between anti-diagonals; divides block",
             ),
             Key {
-                name: "threshold",
+                name: THRESHOLD,
                 aliases: &[],
                 doc: "share of a row's score to cover",
                 field: Field::Real {
@@ -171,6 +174,12 @@ pub static METHODS: &[Method] = &[
                     },
                     range: (Included(0.0), Included(1.0)),
                 },
+            },
+            Key {
+                name: THRESHOLD_TABLE,
+                aliases: &["thresholds"],
+                doc: "instead of threshold, one per layer and head",
+                field: Field::Thresholds,
             },
             Key {
                 name: "norm",
@@ -209,7 +218,7 @@ pub static METHODS: &[Method] = &[
             },
         ],
         default: || Pattern::XAttention(XAttentionOptions::default()),
-        // The check takes a shape for the sake of per-head thresholds, which no key can set.
+        // The check takes a shape for the sake of per-head thresholds, which no pattern of the registry holds.
         check: |pattern| match pattern {
             Pattern::XAttention(options) => Seqlens::single(0, 0)
                 .and_then(|seqlens| AttentionShape::new(1, 1, 1, seqlens))

@@ -123,6 +123,7 @@ pub fn run(args: GenerateArgs, progress: &Progress) -> Outcome {
     let sampling = args.sampling.options()?;
     let text = args.prompt.text()?;
     let (model, tokenizer) = args.model.load(progress)?;
+    args.attn.iter().try_for_each(|attn| attn.check(model.config()))?;
     let prompt = tokenizer.encode(&text, true)?;
     let mut eos_token_ids = args.stop_token_id;
     if !args.ignore_eos {
@@ -193,6 +194,7 @@ impl Run<'_> {
     fn generate(&mut self, attn: &Attn, stream: bool) -> Outcome<Generation> {
         self.session.truncate(0)?;
         self.options.pattern = attn.pattern().clone();
+        self.options.thresholds = attn.thresholds().cloned();
         let mut task = self.progress.task(format!("prefill, {}", attn.name()), self.num_layers as u64);
         let mut printed = Ok(());
         let generation = generate(

@@ -7,6 +7,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 const SEED: u64 = 7;
+/// Sums of probabilities in `f32` that lie closer are equal.
+const SLACK: f64 = 1e-5;
 
 /// Queries, keys and values between -1 and 1, of one sequence without a past.
 pub struct KernelCase<T> {
@@ -97,27 +99,59 @@ impl<T: Element> KernelCase<T> {
         max_error
     }
 
+    /// Whether `kept` are the keys that the rows from `first` on weigh most in dense attention, summed over rows and heads;
+    /// scores within rounding of the least may stand for one another.
+    pub fn is_top_k(&self, kept: &[u32], first: usize) -> bool {
+        let tokens = self.shape.seqlens.total_k();
+        let mut mass = vec![0.0; tokens];
+        for row in first..tokens {
+            for head in 0..self.shape.num_heads {
+                let weights = self.weights(&Kept::All, head, row);
+                let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+                weights.into_iter().for_each(|(key, weight)| mass[key] += weight / total);
+            }
+        }
+        let mut descending = mass.clone();
+        descending.sort_by(|a, b| b.total_cmp(a));
+        let ascending = kept.windows(2).all(|pair| pair[0] < pair[1]);
+        let Some(least) = kept.len().checked_sub(1).map(|last| descending[last]) else { return true };
+        let among = |key: &u32| mass.get(*key as usize).is_some_and(|&x| x >= least * (1.0 - SLACK));
+        let missed =
+            |key: usize| mass[key] > least * (1.0 + SLACK) && kept.binary_search(&(key as u32)).is_err();
+        ascending && kept.iter().all(among) && !(0..tokens).any(missed)
+    }
+
     /// One output row, in `f64`.
     fn plain(&self, kept: &Kept, head: usize, row: usize) -> Vec<f64> {
-        let AttentionShape { num_heads, num_heads_k, head_dim, .. } = self.shape;
         let head_k = self.shape.head_k(head, false);
-        let row_of = |x: &[T], heads: usize, token: usize, head: usize| -> Vec<f64> {
-            let at = (token * heads + head) * head_dim;
-            x[at..at + head_dim].iter().map(|x| f64::from(x.to_f32())).collect()
-        };
-        let q = row_of(&self.q, num_heads, row, head);
-        let (mut out, mut total) = (vec![0.0; head_dim], 0.0);
-        for key in (0..=row).filter(|&key| kept.has(head, row, key)) {
-            let k = row_of(&self.k, num_heads_k, key, head_k);
-            let dot: f64 = k.iter().zip(&q).map(|(k, q)| k * q).sum();
-            let weight = (dot / (head_dim as f64).sqrt()).exp();
+        let (mut out, mut total) = (vec![0.0; self.shape.head_dim], 0.0);
+        for (key, weight) in self.weights(kept, head, row) {
             total += weight;
-            let v = row_of(&self.v, num_heads_k, key, head_k);
+            let v = self.row(&self.v, self.shape.num_heads_k, key, head_k);
             out.iter_mut().zip(v).for_each(|(out, v)| *out += weight * v);
         }
         if total > 0.0 {
             out.iter_mut().for_each(|x| *x /= total);
         }
         out
+    }
+
+    /// The exponentials of a row's logits, by key.
+    fn weights(&self, kept: &Kept, head: usize, row: usize) -> Vec<(usize, f64)> {
+        let AttentionShape { num_heads, num_heads_k, head_dim, .. } = self.shape;
+        let head_k = self.shape.head_k(head, false);
+        let q: Vec<f64> = self.row(&self.q, num_heads, row, head).collect();
+        let keys = (0..=row).filter(|&key| kept.has(head, row, key));
+        keys.map(|key| {
+            let k = self.row(&self.k, num_heads_k, key, head_k);
+            let dot: f64 = k.zip(&q).map(|(k, q)| k * q).sum();
+            (key, (dot / (head_dim as f64).sqrt()).exp())
+        })
+        .collect()
+    }
+
+    fn row(&self, x: &[T], heads: usize, token: usize, head: usize) -> impl Iterator<Item = f64> {
+        let at = (token * heads + head) * self.shape.head_dim;
+        x[at..at + self.shape.head_dim].iter().map(|x| f64::from(x.to_f32()))
     }
 }

@@ -55,6 +55,7 @@ pub fn run(args: MaskArgs, progress: &Progress) -> Outcome {
             return Err(Failure::Usage(format!("{what} must be below {limit} for this model, got {got}")));
         }
     }
+    args.attn.check(config)?;
     let prompt = tokenizer.encode(&text, true)?;
     let file = args.out.filter(|path| path != Path::new("-"));
     let shape = AttentionShape::new(
@@ -73,6 +74,7 @@ pub fn run(args: MaskArgs, progress: &Progress) -> Outcome {
     };
     let options = ForwardOptions {
         pattern: args.attn.pattern().clone(),
+        thresholds: args.attn.thresholds().cloned(),
         logits: LogitRows::These(&[]),
         ..Default::default()
     };

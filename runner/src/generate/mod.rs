@@ -6,7 +6,7 @@ mod stop;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use lacuna::Pattern;
+use lacuna::{Pattern, ThresholdTable};
 
 pub use sampling::{Sampler, SamplingOptions};
 pub use stop::StopStrings;
@@ -19,6 +19,8 @@ use crate::{Error, Result};
 pub struct GenerateOptions {
     /// The attention pattern of the prompt's prefill; decoding is dense. Default dense.
     pub pattern: Pattern,
+    /// As [`ForwardOptions::thresholds`].
+    pub thresholds: Option<ThresholdTable>,
     /// The most tokens to generate. Default 0: the prefill alone.
     pub max_new_tokens: usize,
     /// Tokens that end the text; see [`eos_token_ids`].
@@ -128,7 +130,11 @@ pub fn generate(
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generation> {
     let mut sampler = Sampler::new(options.sampling.clone())?;
-    let forward = ForwardOptions { pattern: options.pattern.clone(), ..Default::default() };
+    let forward = ForwardOptions {
+        pattern: options.pattern.clone(),
+        thresholds: options.thresholds.clone(),
+        ..Default::default()
+    };
     let (logits, prefill) = session.forward(prompt, &forward, observer)?;
 
     let decode_start = Instant::now();

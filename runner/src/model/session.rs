@@ -1,10 +1,11 @@
 //! One context of a Llama model: prefill, decode, rollback.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use lacuna::{
     AttentionOptions, AttentionShape, DecodeShape, Device, Element, Pattern, Selection, Seqlens, TensorView,
-    TensorViewMut, decode_attention, prefill,
+    TensorViewMut, ThresholdTable, XAttentionOptions, decode_attention, prefill,
 };
 
 use super::forward::{Buffers, Pass};
@@ -61,10 +62,39 @@ pub trait Session: Send {
 pub struct ForwardOptions<'a> {
     /// The attention pattern of every layer. Default dense.
     pub pattern: Pattern,
+    /// Thresholds of [`Pattern::XAttention`], in the place of its own: one per layer and query head. Default none.
+    pub thresholds: Option<ThresholdTable>,
     /// The position of each token. Default: on from the last cached one.
     pub position_ids: Option<&'a [u32]>,
     /// Which rows to return logits of. Default the last.
     pub logits: LogitRows<'a>,
+}
+
+impl ForwardOptions<'_> {
+    /// Refuses thresholds for a model of other sizes, or for a pattern that has none.
+    fn check(&self, layers: usize, heads: usize) -> Result<()> {
+        let Some(table) = &self.thresholds else { return Ok(()) };
+        if !matches!(self.pattern, Pattern::XAttention(_)) {
+            return Err(Error::invalid("thresholds", "given for xattention alone", self.pattern.name()));
+        }
+        let (expected, got) = ([layers, heads], [table.num_layers(), table.num_heads()]);
+        if expected == got {
+            return Ok(());
+        }
+        let sizes = |[layers, heads]: [usize; 2]| format!("{layers} layers of {heads} heads");
+        Err(Error::invalid("thresholds", sizes(expected), sizes(got)))
+    }
+
+    /// The pattern of a layer.
+    fn pattern_of(&self, layer: usize) -> Cow<'_, Pattern> {
+        match (&self.pattern, &self.thresholds) {
+            (Pattern::XAttention(options), Some(table)) => {
+                let threshold = table.of_layer(layer);
+                Cow::Owned(Pattern::XAttention(XAttentionOptions { threshold, ..options.clone() }))
+            }
+            (pattern, _) => Cow::Borrowed(pattern),
+        }
+    }
 }
 
 /// Rows of logits to compute.
@@ -189,17 +219,29 @@ impl<T: Element> Session for LlamaSession<'_, T> {
             return Err(Error::invalid("logits", format_args!("rows below {} tokens", tokens.len()), row));
         }
         let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
+        options.check(config.num_hidden_layers, heads)?;
         let (past, len) = (self.cache.len(), tokens.len());
         let seqlens = Seqlens::single(len, past + len)?;
         let shape = AttentionShape::new(heads, config.num_key_value_heads, head_dim, seqlens)?;
-        let mut plan =
-            prefill::Plan::new(Device::Cpu, &shape, &AttentionOptions::default(), &options.pattern)?;
+        let plan_of = |layer: usize| {
+            let pattern = options.pattern_of(layer);
+            prefill::Plan::new(Device::Cpu, &shape, &AttentionOptions::default(), &pattern)
+        };
+        let mut plan = Some(plan_of(0)?);
 
         let mut buffers = Buffers::new(config, len)?;
         let mut pass = Pass::new(self.model, tokens, &position_ids, past, &mut buffers);
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for layer in 0..config.num_hidden_layers {
             let layer_start = Instant::now();
+            if layer > 0 && options.thresholds.is_some() {
+                // The memory of one plan is enough.
+                plan = None;
+            }
+            let plan = match &mut plan {
+                Some(plan) => plan,
+                plan => plan.insert(plan_of(layer)?),
+            };
             pass.project(layer, &mut self.cache)?;
             let (k, v) = self.cache.views(layer, past + len)?;
             let (q, out) = pass.attention_buffers();

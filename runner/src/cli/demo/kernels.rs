@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use half::bf16;
 use lacuna::gpu::{self, Context, DeviceBuffer, DeviceTensor, EmulatedDriver, Stream};
-use lacuna::{AttentionOptions, BlockMask, DecodeShape, Device, Layout};
+use lacuna::{
+    AttentionOptions, BlockMask, DecodeShape, Device, FlexPrefillOptions, Layout, Pattern, Threshold,
+    VerticalSlashOptions, XAttentionOptions,
+};
 use lacuna_runner::report::{Align, Style, Table, format_count, format_density, format_duration};
 use serde::Serialize;
 
@@ -17,6 +20,8 @@ const NUM_HEADS: usize = 4;
 const NUM_HEADS_K: usize = 2;
 /// Side of the blocks of the sparse rows.
 const BLOCK: usize = 64;
+/// Tokens that the row of token selection keeps.
+const TOP_K: usize = 64;
 /// Query rows of the decode row: the last tokens of the sequence.
 const DECODE_ROWS: usize = 4;
 /// What an output may differ from the same in `f64`, for values up to 1: weights and outputs are rounded to `bf16`.
@@ -74,6 +79,10 @@ pub fn run(device: Device, tokens: usize, json: bool) -> Outcome {
         calls.push(bench.dense(&case)?);
         calls.push(bench.block_sparse(&case)?);
         calls.push(bench.decode(&case)?);
+        for (what, pattern) in patterns() {
+            calls.push(bench.pattern(what, &case, &pattern)?);
+        }
+        calls.push(bench.top_k(&case)?);
     }
     let demo = KernelDemo {
         device: device.to_string(),
@@ -94,6 +103,19 @@ pub fn run(device: Device, tokens: usize, json: bool) -> Outcome {
     if demo.ok { Ok(()) } else { Err(Failure::Verdict) }
 }
 
+/// The patterns that look for what to read, sized for a few hundred tokens.
+fn patterns() -> [(&'static str, Pattern); 3] {
+    let flex = FlexPrefillOptions { block_size: BLOCK, min_budget: BLOCK, gamma: 0.5, ..Default::default() };
+    let xattention =
+        XAttentionOptions { block_size: BLOCK, threshold: Threshold::Scalar(0.5), ..Default::default() };
+    let slash = VerticalSlashOptions { vertical_size: 30, slash_size: 100, ..Default::default() };
+    [
+        ("flexprefill", Pattern::FlexPrefill(flex)),
+        ("xattention", Pattern::XAttention(xattention)),
+        ("vertical-slash", Pattern::VerticalSlash(slash)),
+    ]
+}
+
 impl Bench {
     fn new(device: Device) -> lacuna::Result<Self> {
         let (context, emulator) = match device {
@@ -112,21 +134,23 @@ impl Bench {
 
     fn dense(&self, case: &KernelCase<bf16>) -> lacuna::Result<Call> {
         let plan = gpu::dense_attention::Plan::new(&self.context, &case.shape, &AttentionOptions::default())?;
-        self.call("dense attention", case, &Kept::All, (1.0, 0), |[q, k, v], out, lse| {
-            plan.run(&self.stream, &q.view(), &k.view(), &v.view(), &mut out.view_mut()?, Some(lse))
+        self.call("dense attention", case, 0, |[q, k, v], out, lse| {
+            plan.run(&self.stream, &q.view(), &k.view(), &v.view(), &mut out.view_mut()?, Some(lse))?;
+            Ok((Kept::All, 1.0))
         })
     }
 
     fn block_sparse(&self, case: &KernelCase<bf16>) -> lacuna::Result<Call> {
         let options = AttentionOptions::default();
         let mask = BlockMask::sink_and_local(&case.shape, BLOCK, BLOCK, BLOCK, BLOCK)?;
-        let on_device = gpu::block_sparse_attention::DeviceBlockMask::from_host(&self.context, &mask)?;
+        let on_device = gpu::block_mask::DeviceBlockMask::from_host(&self.context, &mask)?;
         let plan =
             gpu::block_sparse_attention::Plan::new(&self.context, &case.shape, &options, BLOCK, BLOCK)?;
-        let density = mask.density(options.causal);
-        self.call("block-sparse attention", case, &Kept::Blocks(mask), (density, 0), |[q, k, v], out, lse| {
+        self.call("block-sparse attention", case, 0, |[q, k, v], out, lse| {
             let (mut out, q) = (out.view_mut()?, q.view());
-            plan.run(&self.stream, &q, &k.view(), &v.view(), &on_device, &mut out, Some(lse))
+            plan.run(&self.stream, &q, &k.view(), &v.view(), &on_device, &mut out, Some(lse))?;
+            let density = mask.density(options.causal);
+            Ok((Kept::Blocks(mask), density))
         })
     }
 
@@ -143,27 +167,67 @@ impl Bench {
         };
         let options = AttentionOptions::default();
         let mut plan = gpu::decode_attention::Plan::new(&self.context, &sizes, &options)?;
-        self.call("decode attention", case, &Kept::All, (1.0, tokens - rows), |[q, k, v], out, _| {
+        self.call("decode attention", case, tokens - rows, |[q, k, v], out, _| {
             let layout = Layout::thd(rows, shape.num_heads, shape.head_dim);
             let first = (tokens - rows) * shape.num_heads * shape.head_dim;
             let q = gpu::DeviceView::new(q.buffer(), first, layout)?;
             let mut out = gpu::DeviceViewMut::new(out.buffer_mut(), first, layout)?;
-            plan.run(&self.stream, &q, &k.view(), &v.view(), &[tokens as u32], &mut out, None)
+            plan.run(&self.stream, &q, &k.view(), &v.view(), &[tokens as u32], &mut out, None)?;
+            Ok((Kept::All, 1.0))
         })
     }
 
-    /// Uploads the case, times `launch`, and compares the rows from `first` on, which alone it writes, with the plain loop.
+    /// The search and the attention over what it kept.
+    fn pattern(
+        &self,
+        what: &'static str,
+        case: &KernelCase<bf16>,
+        pattern: &Pattern,
+    ) -> lacuna::Result<Call> {
+        let options = AttentionOptions::default();
+        let mut plan = gpu::prefill::Plan::new(&self.context, &case.shape, &options, pattern)?;
+        self.call(what, case, 0, |[q, k, v], out, lse| {
+            let (q, k, v) = (q.view(), k.view(), v.view());
+            plan.search(&self.stream, &q, &k)?;
+            plan.attend(&self.stream, &q, &k, &v, &mut out.view_mut()?, Some(lse))?;
+            let selection = plan.fetch_selection(&self.stream)?;
+            Ok((Kept::new(selection), selection.density(options.causal)))
+        })
+    }
+
+    /// Dense attention, and the tokens that its last rows weigh most: what token summaries keep.
+    fn top_k(&self, case: &KernelCase<bf16>) -> lacuna::Result<Call> {
+        let (shape, tokens) = (&case.shape, case.shape.seqlens.total_k());
+        let options = AttentionOptions::default();
+        let dense = gpu::dense_attention::Plan::new(&self.context, shape, &options)?;
+        let mass = gpu::column_mass::Plan::new(&self.context, shape, &options)?;
+        let top_k = gpu::top_k::Plan::new(&self.context, 1, tokens, TOP_K.min(tokens), None)?;
+        let mut scores = DeviceBuffer::from_host(&self.context, &vec![0.0; tokens], "token scores")?;
+        let mut kept = DeviceBuffer::uninit(&self.context, top_k.list_len(), "kept tokens")?;
+        let first = tokens - DECODE_ROWS.min(tokens);
+        let call = self.call("token top-k", case, 0, |[q, k, v], out, lse| {
+            let (q, k) = (q.view(), k.view());
+            dense.run(&self.stream, &q, &k, &v.view(), &mut out.view_mut()?, Some(&mut *lse))?;
+            mass.run(&self.stream, &q, &k, lse, 0, first..tokens, 0..tokens, &mut scores)?;
+            top_k.run(&self.stream, &scores, &mut kept)?;
+            Ok((Kept::All, top_k.list_len() as f64 / tokens as f64))
+        })?;
+        let kept: Vec<u32> = kept.to_host(&self.stream)?;
+        Ok(Call { ok: call.ok && case.is_top_k(&kept, first), ..call })
+    }
+
+    /// Uploads the case, times `launch`, and compares the rows from `first` on, which alone it writes, with the plain loop
+    /// over what it says it kept.
     fn call(
         &self,
         what: &'static str,
         case: &KernelCase<bf16>,
-        kept: &Kept,
-        (density, first): (f64, usize),
+        first: usize,
         launch: impl FnOnce(
             [&DeviceTensor<bf16>; 3],
             &mut DeviceTensor<bf16>,
             &mut DeviceBuffer<f32>,
-        ) -> lacuna::Result<()>,
+        ) -> lacuna::Result<(Kept, f64)>,
     ) -> lacuna::Result<Call> {
         let [q, k, v] = case.views()?;
         let (q, k, v) = (
@@ -179,14 +243,14 @@ impl Bench {
             emulator.clear_reports();
         }
         let start = Instant::now();
-        launch([&q, &k, &v], &mut out, &mut lse)?;
+        let (kept, density) = launch([&q, &k, &v], &mut out, &mut lse)?;
         self.stream.synchronize()?;
         let seconds = start.elapsed().as_secs_f64();
 
         let out = out.to_host(&self.stream)?;
         let row = case.shape.num_heads * case.shape.head_dim;
         let (untouched, written) = out.split_at(first * row);
-        let max_error = case.max_error(kept, first, written);
+        let max_error = case.max_error(&kept, first, written);
         Ok(Call {
             what,
             head_dim: case.shape.head_dim,

@@ -137,6 +137,7 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
     }
     let start = Instant::now();
     let (model, tokenizer, prompt) = prepare(&args, progress)?;
+    args.attn.iter().try_for_each(|attn| attn.check(model.config()))?;
     let mut attns = match &args.attn[..] {
         [] => scaled(prompt.tokens.len(), prompt.tokens.len() - prompt.query_start, prompt.questions.len()),
         attns => attns.to_vec(),
@@ -174,7 +175,7 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
     for (i, attn) in attns.iter().enumerate() {
         let label = format!("{}/{} {}", i + 1, attns.len(), attn.name());
         let mut task = progress.task(label, model.config().num_hidden_layers as u64);
-        let (texts, report) = quiz.ask(attn.pattern(), &mut task)?;
+        let (texts, report) = quiz.ask(attn, &mut task)?;
         let dense = demo.patterns.first().map_or(report.total.as_secs_f64(), |dense| dense.prefill_seconds);
         demo.patterns.push(Shown::new(attn, &prompt, texts, &report, dense));
     }
@@ -248,15 +249,16 @@ struct Quiz<'a> {
 }
 
 impl Quiz<'_> {
-    /// Prefills the prompt under `pattern` and answers its questions, in their order.
+    /// Prefills the prompt under a pattern and answers its questions, in their order.
     fn ask(
         &mut self,
-        pattern: &Pattern,
+        attn: &Attn,
         observer: &mut dyn model::Observer,
     ) -> Result<(Vec<String>, ForwardReport)> {
         let rows: Vec<usize> = self.prompt.questions.iter().map(|question| question.position).collect();
         let options = ForwardOptions {
-            pattern: pattern.clone(),
+            pattern: attn.pattern().clone(),
+            thresholds: attn.thresholds().cloned(),
             logits: LogitRows::These(&rows),
             ..Default::default()
         };
