@@ -19,7 +19,9 @@
 //! | dense attention | [`dense_attention`] |
 //! | a few new tokens over a long cache | [`decode_attention`] |
 //! | combine partial results | [`merge_state`] |
-//! | one step of a search alone (scores, selection, pooling, top-k, k-means, column mass), matrix products | [`cpu`] |
+//! | one step of a search alone (scores, selection, pooling, top-k, k-means, column mass) | [`cpu`], [`gpu`] |
+//! | any of it on tensors in device memory, on your stream, in a CUDA graph | [`gpu`], [`gpu::prefill`] |
+//! | matrix products | [`cpu`] |
 //!
 //! # Contracts
 //!

@@ -520,7 +520,7 @@ impl Table {
         } else {
             let [kernel, rest @ ..] = cells;
             let rest: String = rest.iter().map(|cell| format!("{cell:>8}")).collect();
-            println!("{kernel:<32}{rest}");
+            println!("{}", format!("{kernel:<32}{rest}").trim_end());
         }
     }
 

@@ -31,25 +31,7 @@ fn seeded<T: Half>(head_dim: usize) {
     });
 }
 
-#[test]
-fn seeded_batches_bf16_d64() {
-    seeded::<bf16>(64);
-}
-
-#[test]
-fn seeded_batches_bf16_d128() {
-    seeded::<bf16>(128);
-}
-
-#[test]
-fn seeded_batches_f16_d64() {
-    seeded::<f16>(64);
-}
-
-#[test]
-fn seeded_batches_f16_d128() {
-    seeded::<f16>(128);
-}
+crate::common::seeded!();
 
 #[test]
 fn edges_of_blocks() {

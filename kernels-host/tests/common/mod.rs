@@ -1,6 +1,6 @@
 //! What the tests share. Not every test uses all of it.
 
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code, unused_imports, unused_macros)]
 
 pub mod attention;
 pub mod block_mask;
@@ -23,3 +23,29 @@ pub mod x_attention;
 pub use attention::{Inputs, Output, assert_same, random_mask, random_options, sees, unwrap};
 pub use device::{Device, emulator, for_each, on_every_device};
 pub use tensor::{Half, OnDevice, random, relayout, strided};
+
+/// Tests that run `seeded` for either type and head dim.
+macro_rules! seeded {
+    () => {
+        #[test]
+        fn seeded_bf16_d64() {
+            seeded::<half::bf16>(64);
+        }
+
+        #[test]
+        fn seeded_bf16_d128() {
+            seeded::<half::bf16>(128);
+        }
+
+        #[test]
+        fn seeded_f16_d64() {
+            seeded::<half::f16>(64);
+        }
+
+        #[test]
+        fn seeded_f16_d128() {
+            seeded::<half::f16>(128);
+        }
+    };
+}
+pub(crate) use seeded;

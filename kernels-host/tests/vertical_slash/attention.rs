@@ -68,25 +68,7 @@ fn seeded<T: Half>(head_dim: usize) {
     });
 }
 
-#[test]
-fn seeded_indices_bf16_d64() {
-    seeded::<bf16>(64);
-}
-
-#[test]
-fn seeded_indices_bf16_d128() {
-    seeded::<bf16>(128);
-}
-
-#[test]
-fn seeded_indices_f16_d64() {
-    seeded::<f16>(64);
-}
-
-#[test]
-fn seeded_indices_f16_d128() {
-    seeded::<f16>(128);
-}
+crate::common::seeded!();
 
 /// How often every row reads every key: queries of zeros weigh all keys alike, values are one-hot by key.
 fn reads(device: &Device, shape: &AttentionShape, index: &VerticalSlashIndex) -> Vec<Vec<u32>> {
