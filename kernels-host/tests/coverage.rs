@@ -5,10 +5,12 @@
 mod checks;
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use common::Device;
 use common::device::emulator;
 use lacuna_emulator::Options;
-use lacuna_kernels_gpu::kernel::KERNELS;
+use lacuna_kernels_gpu::kernel::{KERNELS, Kernel};
 
 /// Instructions of a kernel that some case executes, at least.
 fn least(kernel: &str) -> f64 {
@@ -22,24 +24,36 @@ fn least(kernel: &str) -> f64 {
 
 #[test]
 fn every_instruction_is_executed() {
-    for kernel in KERNELS {
-        let (context, driver) = emulator(Options::default());
-        let device = Device { context, margin: 0 };
-        let checks = checks::of_kernel(kernel.name).unwrap_or_else(|| panic!("no case for {}", kernel.name));
-        for check in checks {
-            driver.set_options(Options { scheduler: check.scheduler, ..Options::default() });
-            (check.run)(&device);
+    let next = AtomicUsize::new(0);
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(kernel) = KERNELS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    assert_is_executed(kernel);
+                }
+            });
         }
-        let counters =
-            driver.report(kernel.name).unwrap_or_else(|| panic!("{} did not run", kernel.name)).counters;
-        let missed: Vec<String> =
-            counters.never_executed().map(|line| format!("line {}: {}", line.line, line.text)).collect();
-        assert!(
-            counters.coverage() >= least(kernel.name),
-            "{}: {:.1} % executed; never:\n{}",
-            kernel.name,
-            100.0 * counters.coverage(),
-            missed.join("\n")
-        );
+    });
+}
+
+fn assert_is_executed(kernel: &Kernel) {
+    let (context, driver) = emulator(Options::default());
+    let device = Device { context, margin: 0 };
+    let checks = checks::of_kernel(kernel.name).unwrap_or_else(|| panic!("no case for {}", kernel.name));
+    for check in checks {
+        driver.set_options(Options { scheduler: check.scheduler, ..Options::default() });
+        (check.run)(&device);
     }
+    let counters =
+        driver.report(kernel.name).unwrap_or_else(|| panic!("{} did not run", kernel.name)).counters;
+    let missed: Vec<String> =
+        counters.never_executed().map(|line| format!("line {}: {}", line.line, line.text)).collect();
+    assert!(
+        counters.coverage() >= least(kernel.name),
+        "{}: {:.1} % executed; never:\n{}",
+        kernel.name,
+        100.0 * counters.coverage(),
+        missed.join("\n")
+    );
 }
