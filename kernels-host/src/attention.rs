@@ -76,6 +76,7 @@ impl AttentionCall {
         options: &AttentionOptions,
         block_n: u32,
     ) -> Result<AttentionParams> {
+        check::sequence_lengths(self.op, &shape.seqlens)?;
         let none = Strides { token: 0, head: 0 };
         let (head_step_k, head_step) = check::head_steps(self.op, shape, options)?;
         Ok(AttentionParams {

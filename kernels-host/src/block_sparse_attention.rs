@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use lacuna_core::{AttentionOptions, AttentionShape, BlockMask, Element, Error, Result};
 use lacuna_kernels_gpu::kernel;
-use lacuna_kernels_gpu::params::{AttentionParams, Params, SparseQTile};
+use lacuna_kernels_gpu::params::AttentionParams;
 
 use crate::attention::{AttentionCall, Tensors};
 use crate::buffer::DeviceBuffer;
@@ -64,22 +64,9 @@ impl<T: Element> Plan<T> {
         // The order of rows in the mask is the mask's business: an empty one of this shape knows it.
         let rows = BlockMask::empty(shape, block_m, block_n)?;
         check::to_u32(OP, "the number of rows of the block mask", rows.num_rows())?;
-        let seqlens = &shape.seqlens;
-        let table: Vec<u8> = tiles
-            .iter()
-            .flat_map(|tile| {
-                let entry = SparseQTile {
-                    q_start: seqlens.cu_seqlens_q()[tile.b],
-                    q_len: seqlens.seqlen_q(tile.b) as u32,
-                    k_start: seqlens.cu_seqlens_k()[tile.b],
-                    k_len: seqlens.seqlen_k(tile.b) as u32,
-                    row: tile.row as u32,
-                    mask_row: rows.row_index(tile.b, 0, tile.row / block_m) as u32,
-                    mask_row_step: rows.m_blocks(tile.b) as u32,
-                };
-                entry.as_bytes().to_vec()
-            })
-            .collect();
+        let table = q_tiles::sparse_table(&shape.seqlens, &tiles, |tile| {
+            [rows.row_index(tile.b, 0, tile.row / block_m), rows.m_blocks(tile.b)]
+        });
         Ok(Self {
             launch: call.launch(context, &kernel.kernel, shape, tiles.len())?,
             tiles: DeviceBuffer::from_host(context, &table, "block_sparse_attention tiles")?,

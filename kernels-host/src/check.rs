@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytemuck::Pod;
-use lacuna_core::{AttentionOptions, AttentionShape, DType, Element, Error, Layout, Result};
+use lacuna_core::{AttentionOptions, AttentionShape, DType, Element, Error, Layout, Result, Seqlens};
 use lacuna_kernels_gpu::kernel::Dtype;
 use lacuna_kernels_gpu::params::{SoftmaxScale, Strides};
 
@@ -62,6 +62,21 @@ pub(crate) fn head_steps(
 /// Narrows a size that the kernels hold in 32 bits.
 pub(crate) fn to_u32(op: &'static str, what: &'static str, n: usize) -> Result<u32> {
     u32::try_from(n).map_err(|_| Error::TooLarge { op, what, limit: u32::MAX as u64, got: n.to_string() })
+}
+
+/// Refuses sequences of 2^30 tokens or more: kernels hold positions as signed numbers of 32 bits, and add to them.
+pub(crate) fn sequence_lengths(op: &'static str, seqlens: &Seqlens) -> Result<()> {
+    const MOST: usize = (1 << 30) - 1;
+    let lengths = |b| seqlens.seqlen_q(b).max(seqlens.seqlen_k(b));
+    match (0..seqlens.batch()).map(lengths).find(|&longest| longest > MOST) {
+        Some(longest) => Err(Error::TooLarge {
+            op,
+            what: "the number of tokens of a sequence",
+            limit: MOST as u64,
+            got: longest.to_string(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Names the operation and argument that a check is about.

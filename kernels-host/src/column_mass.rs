@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use lacuna_core::{AttentionOptions, AttentionShape, Element, Error, Result};
+use lacuna_core::{AttentionOptions, AttentionShape, Element, Result};
 use lacuna_kernels_gpu::kernel::{self, ColumnMassKernel};
 use lacuna_kernels_gpu::params::{ColumnMassParams, SoftmaxScale, Strides};
 
@@ -47,8 +47,8 @@ impl<T: Element> Plan<T> {
     /// Plans calls of `shape`, for any of its sequences and any rows and columns of these.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a type, head dim or scale that the kernels do not take, [`Error::TooLarge`] for sizes
-    /// that a launch does not hold, [`Error::Device`] for what the device refuses.
+    /// [`Error::InvalidArgument`](lacuna_core::Error::InvalidArgument) for a type, head dim or scale that the kernels do not take, [`Error::TooLarge`](lacuna_core::Error::TooLarge) for sizes
+    /// that a launch does not hold, [`Error::Device`](lacuna_core::Error::Device) for what the device refuses.
     pub fn new(context: &Context, shape: &AttentionShape, options: &AttentionOptions) -> Result<Self> {
         let no_kernel = || check::no_kernel::<T>(OP, shape.head_dim);
         let head_dim = u32::try_from(shape.head_dim).map_err(|_| no_kernel())?;
@@ -56,15 +56,10 @@ impl<T: Element> Plan<T> {
         // Loads it now rather than in the first run.
         context.kernel(&kernel.kernel)?;
         let group = check::to_u32(OP, "the number of query heads per KV head", shape.group_size())?;
+        check::sequence_lengths(OP, &shape.seqlens)?;
         for b in 0..shape.seqlens.batch() {
-            let (q_len, k_len) = (shape.seqlens.seqlen_q(b), shape.seqlens.seqlen_k(b));
-            if q_len.max(k_len) >= 1 << 30 {
-                let what = "the number of tokens of a sequence";
-                let got = q_len.max(k_len).to_string();
-                return Err(Error::TooLarge { op: OP, what, limit: (1 << 30) - 1, got });
-            }
             // With room for a step beyond the last row.
-            let rows = q_len.saturating_mul(group as usize).saturating_add(64);
+            let rows = shape.seqlens.seqlen_q(b).saturating_mul(group as usize).saturating_add(64);
             check::to_u32(OP, "the number of query rows per KV head", rows)?;
         }
         let (head_step_k, head_step) = check::head_steps(OP, shape, options)?;
@@ -112,8 +107,8 @@ impl<T: Element> Plan<T> {
     /// Addresses and strides of `q` and `k` are multiples of 16 bytes.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] where a tensor does not fit, [`Error::InvalidArgument`] for one that is not aligned or lies on
-    /// another device and for ranges that leave the sequence, [`Error::TooLarge`] for more columns than a launch holds.
+    /// [`Error::ShapeMismatch`](lacuna_core::Error::ShapeMismatch) where a tensor does not fit, [`Error::InvalidArgument`](lacuna_core::Error::InvalidArgument) for one that is not aligned or lies on
+    /// another device and for ranges that leave the sequence, [`Error::TooLarge`](lacuna_core::Error::TooLarge) for more columns than a launch holds.
     pub fn run(
         &self,
         stream: &Stream,

@@ -2,7 +2,8 @@
 
 use std::cmp::Reverse;
 
-use lacuna_core::{AttentionShape, Error, Result};
+use lacuna_core::{AttentionShape, Error, Result, Seqlens};
+use lacuna_kernels_gpu::params::{Params, SparseQTile};
 
 use crate::launch::MAX_GRID;
 
@@ -46,10 +47,27 @@ pub(crate) fn longest_first(
     Ok(tiles)
 }
 
+/// The table of kernels whose rows read lists. `list` gives the row of a tile's list for query head 0, and how many rows
+/// further that of the next head is.
+pub(crate) fn sparse_table(seqlens: &Seqlens, tiles: &[Tile], list: impl Fn(&Tile) -> [usize; 2]) -> Vec<u8> {
+    let entry = |tile: &Tile| {
+        let [mask_row, mask_row_step] = list(tile);
+        SparseQTile {
+            q_start: seqlens.cu_seqlens_q()[tile.b],
+            q_len: seqlens.seqlen_q(tile.b) as u32,
+            k_start: seqlens.cu_seqlens_k()[tile.b],
+            k_len: seqlens.seqlen_k(tile.b) as u32,
+            row: tile.row as u32,
+            mask_row: mask_row as u32,
+            mask_row_step: mask_row_step as u32,
+        }
+    };
+    tiles.iter().flat_map(|tile| entry(tile).as_bytes().to_vec()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lacuna_core::Seqlens;
 
     fn tiles(cu_seqlens_q: &[u32], cu_seqlens_k: &[u32], causal: bool) -> Vec<(usize, usize, usize)> {
         let seqlens = Seqlens::new(cu_seqlens_q.to_vec(), cu_seqlens_k.to_vec()).unwrap();

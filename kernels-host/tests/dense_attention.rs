@@ -386,6 +386,11 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
         let long = Seqlens::single(u32::MAX as usize, 1).unwrap();
         let long = AttentionShape { seqlens: long, ..shape.clone() };
         refuses(Plan::<bf16>::new(context, &long, &options).unwrap_err(), &["tiles", "65535"]);
+        let long = AttentionShape { seqlens: Seqlens::single(1, 1 << 30).unwrap(), ..shape.clone() };
+        refuses(
+            Plan::<bf16>::new(context, &long, &options).unwrap_err(),
+            &["tokens of a sequence", "1073741824"],
+        );
         let wide = AttentionShape { num_heads: 1 << 20, num_heads_k: 1 << 20, ..shape.clone() };
         refuses(Plan::<bf16>::new(context, &wide, &options).unwrap_err(), &["num_heads_k", "65535"]);
 

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use lacuna_core::{AttentionOptions, AttentionShape, Element, Error, Result, Seqlens};
 use lacuna_kernels_gpu::kernel;
-use lacuna_kernels_gpu::params::{Params, SparseQTile, VerticalSlashParams};
+use lacuna_kernels_gpu::params::VerticalSlashParams;
 
 use super::{DeviceVerticalSlashIndex, OP, RawVerticalSlashIndex};
 use crate::attention::{AttentionCall, Tensors};
@@ -46,32 +46,12 @@ impl<T: Element> AttentionPlan<T> {
             .ok()
             .and_then(|head_dim| kernel::vertical_slash(check::dtype::<T>(), head_dim))
             .ok_or_else(|| check::no_kernel::<T>(OP, shape.head_dim))?;
-        let lengths = |b| shape.seqlens.seqlen_q(b).max(shape.seqlens.seqlen_k(b));
-        let longest = (0..shape.seqlens.batch()).map(lengths).max().unwrap_or(0);
-        if longest >= 1 << 30 {
-            let what = "the number of tokens of a sequence";
-            return Err(Error::TooLarge { op: OP, what, limit: (1 << 30) - 1, got: longest.to_string() });
-        }
         let call = AttentionCall::new(OP, shape, options)?;
         let tiles = q_tiles::longest_first(OP, shape, kernel.tile.tile_m as usize, true)?;
         let seqlens = &shape.seqlens;
         let lists = seqlens.batch().saturating_mul(shape.num_heads);
         check::to_u32(OP, "the number of heads of all sequences", lists)?;
-        let table: Vec<u8> = tiles
-            .iter()
-            .flat_map(|tile| {
-                let entry = SparseQTile {
-                    q_start: seqlens.cu_seqlens_q()[tile.b],
-                    q_len: seqlens.seqlen_q(tile.b) as u32,
-                    k_start: seqlens.cu_seqlens_k()[tile.b],
-                    k_len: seqlens.seqlen_k(tile.b) as u32,
-                    row: tile.row as u32,
-                    mask_row: (tile.b * shape.num_heads) as u32,
-                    mask_row_step: 1,
-                };
-                entry.as_bytes().to_vec()
-            })
-            .collect();
+        let table = q_tiles::sparse_table(seqlens, &tiles, |tile| [tile.b * shape.num_heads, 1]);
         Ok(Self {
             launch: call.launch(context, &kernel.kernel, shape, tiles.len())?,
             tiles: DeviceBuffer::from_host(context, &table, "vertical_slash tiles")?,
