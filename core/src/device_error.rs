@@ -23,6 +23,19 @@ pub enum DeviceError {
         /// How many devices the driver sees.
         count: usize,
     },
+    /// The device does not take this process.
+    #[error(
+        "the device is not available, held by another process or closed to all by its compute mode: {call} failed with \
+         CUDA error {code} ({name})"
+    )]
+    Unavailable {
+        /// The driver's function.
+        call: &'static str,
+        /// Its result.
+        code: u32,
+        /// The result's name.
+        name: String,
+    },
     /// None of the images runs on this device.
     #[error("{device} has compute capability {}.{}, expected at least {}.{}", have.0, have.1, need.0, need.1)]
     UnsupportedArch {
@@ -55,13 +68,42 @@ pub enum DeviceError {
         /// The name looked for.
         kernel: String,
     },
-    /// The emulator found the program wrong.
+    /// The emulator, or a dry run, found the program wrong.
     #[error("{kernel}: {fault}")]
     Fault {
         /// The kernel or the call that was running.
         kernel: String,
         /// What was found, and where.
         fault: String,
+    },
+    /// The device's context is of no use any more: a kernel went wrong, or the hardware did.
+    #[error(
+        "the device is lost, with all that was in its memory: {call} failed with CUDA error {code} ({name}); \
+         start the program again"
+    )]
+    Lost {
+        /// The driver's function that reported it; what went wrong was queued before.
+        call: &'static str,
+        /// Its result.
+        code: u32,
+        /// The result's name.
+        name: String,
+    },
+    /// A library that was asked for is not on this machine.
+    #[error("no {library} on this machine: none of {looked_for} can be loaded")]
+    NoLibrary {
+        /// The library.
+        library: &'static str,
+        /// The names of the files that were looked for.
+        looked_for: String,
+    },
+    /// A call of a library on the device failed.
+    #[error("{call} failed with {status}")]
+    Library {
+        /// The library's function.
+        call: &'static str,
+        /// The name of its status.
+        status: String,
     },
     /// A driver call failed in a way that has no variant of its own.
     #[error("{call} failed with CUDA error {code} ({name})")]

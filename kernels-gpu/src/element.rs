@@ -1,6 +1,6 @@
 //! The 16-bit element types, as what differs between them: products and conversions.
 
-use crate::arch::{convert, mma_sm80};
+use crate::arch::{convert, half2, mma_sm80};
 
 /// A 16-bit float that the tensor cores multiply.
 pub(crate) trait Element {
@@ -15,6 +15,9 @@ pub(crate) trait Element {
 
     /// Rounds to nearest even; `lo` goes to the low half.
     fn pack(lo: f32, hi: f32) -> u32;
+
+    /// The products of two pairs, rounded to nearest even.
+    fn mul(a: u32, b: u32) -> u32;
 
     /// The two elements of a pair, low half first.
     fn unpack(pair: u32) -> [f32; 2];
@@ -48,6 +51,11 @@ impl Element for Bf16 {
     }
 
     #[inline(always)]
+    fn mul(a: u32, b: u32) -> u32 {
+        half2::mul_rn_bf16x2(a, b)
+    }
+
+    #[inline(always)]
     fn unpack(pair: u32) -> [f32; 2] {
         [f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000)]
     }
@@ -65,6 +73,11 @@ impl Element for F16 {
     #[inline(always)]
     fn pack(lo: f32, hi: f32) -> u32 {
         convert::cvt_rn_f16x2_f32(lo, hi)
+    }
+
+    #[inline(always)]
+    fn mul(a: u32, b: u32) -> u32 {
+        half2::mul_rn_f16x2(a, b)
     }
 
     #[inline(always)]

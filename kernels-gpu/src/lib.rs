@@ -1,8 +1,8 @@
 //! lacuna's device kernels.
 //!
 //! The crate is compiled twice: for `nvptx64-nvidia-cuda`, where the kernels become the PTX that `lacuna` ships, and as an
-//! ordinary library for the host, which finds here what both sides must agree on ([`params`], [`tile_size`], [`kernel`])
-//! and tests the arithmetic that needs no GPU.
+//! ordinary library for the host, which finds here what both sides must agree on ([`params`], [`tile_size`], [`kernel`],
+//! [`sample::weight`]) and tests the arithmetic that needs no GPU.
 //!
 //! One folder per operation, in it a file per architecture; `forward` holds what dense and block-sparse attention share.
 //! The instructions are in `arch`, one family per file.
@@ -20,12 +20,16 @@ mod kernel_macro;
 pub mod block_grid;
 pub mod kernel;
 pub mod params;
+pub mod sample;
+pub mod select;
 pub mod tile_size;
 
 #[cfg(any(target_arch = "nvptx64", test))]
 mod antidiagonal_score;
 #[cfg(any(target_arch = "nvptx64", test))]
 mod arch;
+#[cfg(target_arch = "nvptx64")]
+mod argmax;
 #[cfg(target_arch = "nvptx64")]
 mod block_mask;
 #[cfg(target_arch = "nvptx64")]
@@ -49,9 +53,14 @@ mod forward;
 #[cfg(target_arch = "nvptx64")]
 mod gather_rows;
 #[cfg(any(target_arch = "nvptx64", test))]
+mod gemm;
+#[cfg(target_arch = "nvptx64")]
+mod grid;
+#[cfg(any(target_arch = "nvptx64", test))]
 mod k_means;
 #[cfg(any(target_arch = "nvptx64", test))]
 mod key_tiles;
+#[cfg(target_arch = "nvptx64")]
 #[cfg(any(target_arch = "nvptx64", test))]
 mod mask;
 #[cfg(target_arch = "nvptx64")]
@@ -60,10 +69,14 @@ mod merge_state;
 mod probe;
 #[cfg(target_arch = "nvptx64")]
 mod product;
+#[cfg(target_arch = "nvptx64")]
+mod rms_norm;
 #[cfg(any(target_arch = "nvptx64", test))]
-mod select;
+mod rope;
 #[cfg(target_arch = "nvptx64")]
 mod seqlen;
+#[cfg(any(target_arch = "nvptx64", test))]
+mod silu_mul;
 #[cfg(any(target_arch = "nvptx64", test))]
 mod smem;
 #[cfg(any(target_arch = "nvptx64", test))]

@@ -9,6 +9,7 @@
 use half::bf16;
 use lacuna_core::{AttentionOptions, AttentionShape, BlockMask, DecodeShape, Layout, Result, Seqlens};
 use lacuna_kernels_host::block_sparse_attention::DeviceBlockMask;
+use lacuna_kernels_host::gemm::{self, Backend};
 use lacuna_kernels_host::{
     Context, DeviceBuffer, DeviceTensor, block_sparse_attention, decode_attention, dense_attention,
     merge_state,
@@ -67,6 +68,33 @@ fn run(context: &Context) -> Result<()> {
             bench.decode(batch, tokens, head_dim)?;
         }
         bench.merge(4, 16384, head_dim)?;
+    }
+    // Prompts, then the products of a step of Llama 3.2 1B and 3.1 8B: q, k and v, their output, gate and up, down, vocabulary.
+    for [rows, out_features, in_features] in [
+        [4096, 4096, 4096],
+        [8192, 8192, 8192],
+        [2048, 28672, 4096],
+        [512, 4096, 4096],
+        [512, 2048, 8192],
+        [128, 2048, 8192],
+    ] {
+        bench.gemm(rows, out_features, in_features)?;
+    }
+    for [out_features, in_features] in [
+        [3072, 2048],
+        [2048, 2048],
+        [16384, 2048],
+        [2048, 8192],
+        [128256, 2048],
+        [6144, 4096],
+        [4096, 4096],
+        [28672, 4096],
+        [4096, 14336],
+        [128256, 4096],
+    ] {
+        for rows in [1, 8, 16, 64] {
+            bench.gemm(rows, out_features, in_features)?;
+        }
     }
     Ok(())
 }
@@ -195,6 +223,34 @@ impl Bench<'_> {
         self.time(&name, Work::Bytes(bytes), |stream| {
             plan.run(stream, &part.view(), &lse, &mut out.view_mut()?, None)
         })
+    }
+
+    /// With either backend: the library's own kernels, and cuBLASLt where it is there.
+    fn gemm(&mut self, rows: usize, out_features: usize, in_features: usize) -> Result<()> {
+        let x = self.tensor(Layout::thd(rows, 1, in_features))?;
+        let weight = self.tensor(Layout::thd(out_features, 1, in_features))?;
+        let mut out = DeviceTensor::<bf16>::uninit(self.context, Layout::thd(rows, 1, out_features), "out")?;
+        for backend in [Backend::Own, Backend::CublasLt] {
+            let plan = match gemm::Plan::new(self.context, rows, out_features, in_features, backend) {
+                Ok(plan) => plan,
+                // Not in this build, or not on this machine.
+                Err(_) if backend == Backend::CublasLt => continue,
+                Err(why) => return Err(why),
+            };
+            // The weight is most of what a few rows read.
+            let work = match rows {
+                ..=64 => {
+                    let elements = out_features * in_features + rows * (in_features + out_features);
+                    Work::Bytes(2.0 * elements as f64)
+                }
+                _ => Work::Macs((rows * out_features * in_features) as f64),
+            };
+            let name = format!("gemm {backend}, {rows} x {out_features} x {in_features}");
+            self.time(&name, work, |stream| {
+                plan.run(stream, &x.view(), &weight.view(), None, &mut out.view_mut()?)
+            })?;
+        }
+        Ok(())
     }
 
     fn qkv(

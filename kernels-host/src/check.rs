@@ -33,6 +33,20 @@ pub(crate) fn no_kernel<T: Element>(op: &'static str, head_dim: usize) -> Error 
     }
 }
 
+/// What a plan says when the image has no kernel for a type of 32 bits.
+pub(crate) fn sixteen_bits<T: Element>(op: &'static str) -> Error {
+    Error::invalid(op, "dtype", "bf16 or f16 on a device", T::DTYPE)
+}
+
+/// Refuses rows of 16-bit elements that are no whole number of aligned pieces.
+pub(crate) fn whole_pieces(op: &'static str, what: &'static str, features: usize) -> Result<()> {
+    if features > 0 && features.is_multiple_of(8) {
+        Ok(())
+    } else {
+        Err(Error::invalid(op, what, "a positive multiple of 8 on a device", features))
+    }
+}
+
 /// The factor of the logits in the kernels' form.
 pub(crate) fn softmax_scale(
     op: &'static str,
@@ -103,6 +117,12 @@ impl Arg {
             }
         }
         Ok(Strides { token: tensor.token_stride as u64, head: tensor.head_stride as u64 })
+    }
+
+    /// Bytes from a row of a raw matrix to the next, checked for alignment. Head strides do not matter.
+    pub(crate) fn row_bytes<T>(self, matrix: &RawTensor) -> Result<u64> {
+        let rows = RawTensor { head_stride: 0, ..*matrix };
+        Ok(self.raw::<T>(&rows)?.token * size_of::<T>() as u64)
     }
 
     /// Refuses an address that is not aligned.

@@ -34,6 +34,8 @@ struct Inner {
     ptx: String,
     lines: String,
     kernels: Mutex<HashMap<&'static str, (ModuleHandle, KernelHandle)>>,
+    #[cfg(feature = "cublaslt")]
+    cublaslt: Mutex<Option<Arc<crate::gemm::cublaslt::Handle>>>,
 }
 
 impl Context {
@@ -49,7 +51,16 @@ impl Context {
         let images: Vec<Image> = images.iter().map(|&image| image.into()).collect();
         let Image { ptx, lines } = image::choose(&images, driver.info())?;
         let (ptx, lines) = (ptx.to_owned(), lines.to_owned());
-        Ok(Self { inner: Arc::new(Inner { driver, ptx, lines, kernels: Mutex::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                driver,
+                ptx,
+                lines,
+                kernels: Mutex::default(),
+                #[cfg(feature = "cublaslt")]
+                cublaslt: Mutex::default(),
+            }),
+        })
     }
 
     /// CUDA device `ordinal`, in its primary context.
@@ -112,7 +123,7 @@ impl Context {
 
     /// Loads a kernel, once.
     pub(crate) fn kernel(&self, kernel: &Kernel) -> Result<KernelHandle, DeviceError> {
-        let Inner { driver, ptx, lines, kernels } = &*self.inner;
+        let Inner { driver, ptx, lines, kernels, .. } = &*self.inner;
         let mut kernels = kernels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(&(_, handle)) = kernels.get(kernel.name) {
             return Ok(handle);
@@ -128,6 +139,19 @@ impl Context {
             })?;
         kernels.insert(kernel.name, (module, handle));
         Ok(handle)
+    }
+
+    /// cuBLASLt on this device, started once.
+    #[cfg(feature = "cublaslt")]
+    pub(crate) fn cublaslt(&self) -> Result<Arc<crate::gemm::cublaslt::Handle>, DeviceError> {
+        let mut started = self.inner.cublaslt.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*started {
+            Some(handle) => Ok(handle.clone()),
+            None => {
+                let handle = Arc::new(crate::gemm::cublaslt::Handle::new(&self.inner.driver)?);
+                Ok(started.insert(handle).clone())
+            }
+        }
     }
 
     /// Whether memory and streams of `driver` can be used here.

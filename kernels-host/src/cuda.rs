@@ -190,11 +190,36 @@ fn is_driver_present() -> bool {
 
 /// Names the failed call. Runs only after the library was found, so the name of the code can be asked for.
 fn check<V>(call: &'static str, result: Result<V, DriverError>) -> Result<V, DeviceError> {
-    result.map_err(|e| DeviceError::Driver {
-        call,
-        code: e.0 as u32,
-        name: e.error_name().map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned()),
+    result.map_err(|e| {
+        let code = e.0 as u32;
+        let name =
+            e.error_name().map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned());
+        match e.0 {
+            CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => DeviceError::Unavailable { call, code, name },
+            result if loses_context(result) => DeviceError::Lost { call, code, name },
+            _ => DeviceError::Driver { call, code, name },
+        }
     })
+}
+
+/// Whether a result leaves the context such that every later call gives it again (`CUresult` in the reference of the
+/// driver API, which asks for the process to be started anew).
+fn loses_context(result: CUresult) -> bool {
+    matches!(
+        result,
+        CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUresult::CUDA_ERROR_ASSERT
+            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_INVALID_PC
+            | CUresult::CUDA_ERROR_LAUNCH_FAILED
+            | CUresult::CUDA_ERROR_UNKNOWN
+    )
 }
 
 fn stream_of(stream: RawStream) -> sys::CUstream {
@@ -219,6 +244,10 @@ fn message(log: &[u8]) -> String {
 impl Driver for CudaDriver {
     fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    fn make_current(&self) -> Result<bool, DeviceError> {
+        self.bind().map(|()| true)
     }
 
     fn memory(&self) -> Result<MemoryInfo, DeviceError> {

@@ -106,6 +106,12 @@ pub trait Driver: Debug + Send + Sync {
     /// What this device is.
     fn info(&self) -> &DeviceInfo;
 
+    /// Makes the device's CUDA context current on the calling thread, for libraries of CUDA that work in it. `false`: the
+    /// device is not one of CUDA, and has none.
+    fn make_current(&self) -> Result<bool, DeviceError> {
+        Ok(false)
+    }
+
     /// How much memory is free.
     fn memory(&self) -> Result<MemoryInfo, DeviceError>;
 

@@ -1,7 +1,5 @@
 //! The PTX emulator as a [`Driver`].
 
-mod capture;
-
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,13 +8,12 @@ use std::time::Instant;
 use lacuna_core::DeviceError;
 use lacuna_emulator::{Arch, Arg, Fault, KernelId, LaunchShape, Machine, ModuleId, Options, Report};
 
+use crate::capture::{Captures, misuse};
 use crate::driver::{
     DeviceInfo, DevicePtr, Driver, EventHandle, GraphHandle, KernelHandle, LaunchConfig, MemoryInfo,
     ModuleHandle, RawStream,
 };
 use crate::image::Image;
-
-use capture::{Captures, Work};
 
 /// The memory of an emulated device, unless it is given another.
 const DEFAULT_MEMORY_BYTES: u64 = 16 << 30;
@@ -40,12 +37,19 @@ struct State {
     kernels: Vec<(KernelId, String)>,
     streams: HashSet<RawStream>,
     events: HashMap<EventHandle, Option<Instant>>,
-    captures: Captures,
+    captures: Captures<Work>,
     /// Handles given out so far.
     handles: u64,
     reports: HashMap<String, Report>,
     /// The launches since the start of a log.
     log: Option<Vec<EmulatedLaunch>>,
+}
+
+/// Work on a stream.
+#[derive(Clone)]
+enum Work {
+    Launch { kernel: KernelId, name: String, shape: LaunchShape, args: Vec<Arg> },
+    Fill { dst: DevicePtr, value: u8, bytes: usize },
 }
 
 /// A launch that an [`EmulatedDriver`] has done.
@@ -214,10 +218,6 @@ impl State {
             self.reports.insert(report.kernel.clone(), report);
         }
     }
-}
-
-fn misuse(what: &str, fault: String) -> DeviceError {
-    DeviceError::Fault { kernel: what.to_owned(), fault }
 }
 
 fn in_copy(fault: Fault) -> DeviceError {

@@ -26,14 +26,25 @@ impl<'a> From<&'a str> for Image<'a> {
 /// What begins a kernel, at the start of a line; it ends with the next line that is a closing brace alone.
 const ENTRY: &str = ".visible .entry ";
 
+/// The kernel that a line begins.
+fn entry_of(line: &str) -> Option<&str> {
+    let entry = line.strip_prefix(ENTRY)?;
+    let end = entry.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(entry.len());
+    Some(&entry[..end])
+}
+
+/// The kernels of an image.
+pub(crate) fn kernels(ptx: &str) -> impl Iterator<Item = &str> {
+    ptx.lines().filter_map(entry_of)
+}
+
 /// The text with every kernel but `name` taken out; lines keep their numbers. `None`: there is no such kernel.
 pub(crate) fn with_one_kernel(ptx: &str, name: &str) -> Option<String> {
     let mut text = String::new();
     let (mut found, mut skipping) = (false, false);
     for line in ptx.lines() {
-        if let Some(entry) = line.strip_prefix(ENTRY) {
-            let end = entry.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(entry.len());
-            skipping = entry[..end] != *name;
+        if let Some(entry) = entry_of(line) {
+            skipping = entry != name;
             found |= !skipping;
         }
         if !skipping {
@@ -123,6 +134,7 @@ mod tests {
         );
         assert_eq!(with_one_kernel(ptx, "a").unwrap().lines().count(), ptx.lines().count());
         assert!(!with_one_kernel(ptx, "a").unwrap().contains("a_b"));
+        assert!(kernels(ptx).eq(["a", "a_b"]));
         assert_eq!(with_one_kernel(ptx, "b"), None);
         assert_eq!(with_one_kernel("", ""), None);
     }

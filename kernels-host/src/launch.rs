@@ -14,8 +14,11 @@ pub(crate) const MAX_GRID: [usize; 3] = [i32::MAX as usize, 65535, 65535];
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
     context: Context,
+    op: &'static str,
     kernel: KernelHandle,
     config: LaunchConfig,
+    /// What each extent of the grid counts.
+    what: [&'static str; 3],
 }
 
 impl Launch {
@@ -27,17 +30,24 @@ impl Launch {
         grid: [usize; 3],
         what: [&'static str; 3],
     ) -> Result<Self> {
-        for ((&extent, limit), what) in grid.iter().zip(MAX_GRID).zip(what) {
-            if extent > limit {
-                return Err(Error::TooLarge { op, what, limit: limit as u64, got: extent.to_string() });
-            }
-        }
         let config = LaunchConfig {
-            grid: grid.map(|extent| extent as u32),
+            grid: checked_grid(op, grid, what)?,
             threads: kernel.threads,
             dynamic_smem_bytes: kernel.dynamic_smem_bytes,
         };
-        Ok(Self { kernel: context.kernel(kernel)?, context: context.clone(), config })
+        Ok(Self { kernel: context.kernel(kernel)?, context: context.clone(), op, config, what })
+    }
+
+    /// The same kernel with another grid, for plans whose calls differ in their number of rows.
+    pub(crate) fn with_grid(&self, grid: [usize; 3]) -> Result<Self> {
+        let grid = checked_grid(self.op, grid, self.what)?;
+        Ok(Self { config: LaunchConfig { grid, ..self.config }, ..self.clone() })
+    }
+
+    /// The same launch for another number of rows, which the grid has in x.
+    pub(crate) fn with_rows(&self, rows: usize) -> Result<Self> {
+        let [_, y, z] = self.config.grid.map(|extent| extent as usize);
+        self.with_grid([rows, y, z])
     }
 
     /// Launches, unless the grid is empty.
@@ -71,4 +81,13 @@ impl Launch {
     pub(crate) fn context(&self) -> &Context {
         &self.context
     }
+}
+
+fn checked_grid(op: &'static str, grid: [usize; 3], what: [&'static str; 3]) -> Result<[u32; 3]> {
+    for ((&extent, limit), what) in grid.iter().zip(MAX_GRID).zip(what) {
+        if extent > limit {
+            return Err(Error::TooLarge { op, what, limit: limit as u64, got: extent.to_string() });
+        }
+    }
+    Ok(grid.map(|extent| extent as u32))
 }

@@ -18,6 +18,7 @@
 //! | decode attention, split over the keys | [`decode_attention::Plan`] |
 //! | merging partial results | [`merge_state::Plan`] |
 //! | vertical-slash search, and attention over what it finds | [`vertical_slash::SearchPlan`], [`vertical_slash::AttentionPlan`] |
+//! | matrix products | [`gemm::Plan`] |
 //! | means of blocks of tokens | [`block_pool::Plan`] |
 //! | the pattern search of FlexPrefill | [`flex_prefill::Plan`] |
 //! | how much attention each key received | [`column_mass::Plan`] |
@@ -26,22 +27,18 @@
 //! | the largest entries of rows | [`top_k::Plan`], [`top_k::TokenPlan`] |
 //! | block scores of XAttention | [`antidiagonal_score::Plan`] |
 //! | rows by index | [`gather_rows::Plan`] |
+//! | the likeliest token | [`argmax::Plan`] |
+//! | a random token of a distribution | [`sample::Plan`] |
 //! | k-means of token features | [`k_means::Plan`] |
-//! | rows by index | [`gather_rows::Plan`] |
-//! | k-means of token features | [`k_means::Plan`] |
-//! | vertical-slash search, and attention over what it finds | [`vertical_slash::SearchPlan`], [`vertical_slash::AttentionPlan`] |
-//! | means of blocks of tokens | [`block_pool::Plan`] |
-//! | how much attention each key received | [`column_mass::Plan`] |
-//! | the attention of the last queries, summed by key and by diagonal | [`probe::Plan`] |
-//! | block scores of XAttention | [`antidiagonal_score::Plan`] |
-//! | block selection by coverage | [`block_select::Plan`] |
-//! | the largest entries of rows | [`top_k::Plan`], [`top_k::TokenPlan`] |
-//! | the pattern search of FlexPrefill | [`flex_prefill::Plan`] |
 //! | the pattern search of XAttention | [`x_attention::Plan`] |
+//! | RMSNorm of rows, after a residual addition or not | [`rms_norm::Plan`] |
+//! | the gate of the MLP | [`silu_mul::Plan`] |
+//! | rotary position embedding, and the write to the KV cache | [`rope::Plan`] |
 //!
 //! The launchers know a device through the [`Driver`] trait alone. `CudaDriver` loads the NVIDIA driver at run time;
 //! without one it is an error, [`DeviceError::NoDriver`], not a crash. `EmulatedDriver` runs the same PTX on the
-//! processor, with checks that hardware does not make.
+//! processor, with checks that hardware does not make. [`DryRunDriver`] has no device behind it: it counts what plans
+//! allocate and what runs launch.
 //!
 //! # Streams
 //!
@@ -52,15 +49,18 @@
 //! # Features
 //!
 //! `cuda-12080` (default), `cuda-13000` or `cuda-version-from-build-system`, one of them, choose the bindings of the driver
-//! and turn on `CudaDriver`; `emulator` turns on `EmulatedDriver`. `gpu-tests` lets the tests use a GPU.
+//! and turn on `CudaDriver`; `emulator` turns on `EmulatedDriver`. `cublaslt` lets [`gemm`] use cuBLASLt on machines that
+//! have it. `gpu-tests` lets the tests use a GPU.
 
 pub mod antidiagonal_score;
+pub mod argmax;
 mod attention;
 pub mod block_mask;
 pub mod block_pool;
 pub mod block_select;
 pub mod block_sparse_attention;
 mod buffer;
+mod capture;
 mod check;
 pub mod column_mass;
 mod context;
@@ -69,10 +69,12 @@ mod cuda;
 pub mod decode_attention;
 pub mod dense_attention;
 pub mod driver;
+mod dry_run;
 #[cfg(feature = "emulator")]
 mod emulated;
 pub mod flex_prefill;
 pub mod gather_rows;
+pub mod gemm;
 mod graph;
 mod image;
 pub mod k_means;
@@ -80,7 +82,11 @@ mod launch;
 pub mod merge_state;
 pub mod probe;
 mod q_tiles;
+pub mod rms_norm;
+pub mod rope;
+pub mod sample;
 mod search;
+pub mod silu_mul;
 mod stream;
 pub mod top_k;
 pub mod vertical_slash;
@@ -94,6 +100,7 @@ pub use context::Context;
 #[cfg(feature = "cuda")]
 pub use cuda::CudaDriver;
 pub use driver::{DeviceInfo, DevicePtr, Driver, MemoryInfo, RawStream};
+pub use dry_run::{DryRunDriver, DryRunLaunch};
 #[cfg(feature = "emulator")]
 pub use emulated::{EmulatedDriver, EmulatedLaunch};
 pub use graph::Graph;

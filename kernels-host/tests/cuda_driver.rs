@@ -2,9 +2,7 @@
 //! them. Each test runs itself again in a process that finds that library first.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::OnceLock;
+mod fake_driver;
 
 use lacuna_core::{DeviceError, Error};
 use lacuna_kernels_host::driver::LaunchConfig;
@@ -12,55 +10,9 @@ use lacuna_kernels_host::{Context, CudaDriver, DeviceBuffer, Graph, Stream};
 
 const IMAGE: &str = ".version 7.0\n.target sm_80\n";
 
-/// Marks the second process.
-const INSIDE: &str = "LACUNA_FAKE_CUDA_INSIDE";
-
-/// Compiles the library; the folder it lies in.
-fn library() -> &'static PathBuf {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fake_cuda");
-        std::fs::create_dir_all(&folder).unwrap();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake_driver/libcuda.rs");
-        let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
-        // Built apart and moved: processes that run side by side see a whole file.
-        let built = folder.join(format!("libcuda.{}.so", std::process::id()));
-        let status = Command::new(rustc)
-            .args([
-                "--edition",
-                "2024",
-                "--crate-type",
-                "cdylib",
-                "--crate-name",
-                "cuda",
-                "-A",
-                "warnings",
-                "-o",
-            ])
-            .args([built.as_os_str(), source.as_ref()])
-            .status()
-            .unwrap();
-        assert!(status.success());
-        std::fs::rename(&built, folder.join("libcuda.so")).unwrap();
-        folder
-    })
-}
-
 /// Runs `test`, which is called `name`, where the driver is the library with `wrong` wrong.
 fn inside(name: &str, wrong: &str, test: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return test();
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, "1")
-        .env("FAKE_CUDA", wrong)
-        .env("LD_LIBRARY_PATH", library())
-        .output()
-        .unwrap();
-    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    assert!(output.status.success(), "{}", said.join("\n"));
-    assert!(said[0].contains("1 passed"), "{}", said[0]);
+    fake_driver::inside(fake_driver::driver, name, &[("FAKE_CUDA", wrong)], test);
 }
 
 fn cuda() -> Result<Context, Error> {
@@ -111,12 +63,97 @@ fn a_device_that_is_not_there() {
 }
 
 #[test]
-fn an_error_without_a_variant_keeps_its_code_and_name() {
-    inside("an_error_without_a_variant_keeps_its_code_and_name", "illegal address", || {
+fn a_device_that_another_process_holds() {
+    inside("a_device_that_another_process_holds", "unavailable", || {
+        let why = cuda().unwrap_err();
+        assert!(matches!(why, Error::Device(DeviceError::Unavailable { code: 46, .. })), "{why:?}");
+        assert_eq!(
+            why.to_string(),
+            "the device is not available, held by another process or closed to all by its compute mode: \
+             cuDevicePrimaryCtxRetain failed with CUDA error 46 (CUDA_ERROR_DEVICE_UNAVAILABLE)"
+        );
+    });
+}
+
+/// What is said of a lost device.
+fn is_lost(why: Error, call: &str, code: u32, name: &str) {
+    assert!(matches!(why, Error::Device(DeviceError::Lost { .. })), "{why:?}");
+    assert_eq!(
+        why.to_string(),
+        format!(
+            "the device is lost, with all that was in its memory: {call} failed with CUDA error {code} ({name}); \
+             start the program again"
+        )
+    );
+}
+
+#[test]
+fn an_illegal_address_loses_the_device() {
+    inside("an_illegal_address_loses_the_device", "illegal address", || {
         let context = cuda().unwrap();
         let buffer = DeviceBuffer::from_host(&context, &[1u32], "data").unwrap();
-        let why = buffer.to_host(&context.default_stream()).unwrap_err().to_string();
-        assert_eq!(why, "cuMemcpyDtoHAsync failed with CUDA error 700 (CUDA_ERROR_ILLEGAL_ADDRESS)");
+        let why = buffer.to_host(&context.default_stream()).unwrap_err();
+        is_lost(why, "cuMemcpyDtoHAsync", 700, "CUDA_ERROR_ILLEGAL_ADDRESS");
+    });
+}
+
+/// A device that is lost at the first wait, launch or graph launch, and what comes after.
+fn a_lost_device(by: &str, call: &str, code: u32, error: &str) {
+    let context = cuda().unwrap();
+    let driver = context.driver().clone();
+    let stream = context.new_stream().unwrap();
+    let buffer = DeviceBuffer::<u32>::uninit(&context, 8, "data").unwrap();
+    let module = driver.load_module(&IMAGE.into()).unwrap();
+    let config = LaunchConfig { grid: [1, 1, 1], threads: 32, dynamic_smem_bytes: 0 };
+    let (ptr, count) = (buffer.ptr().0.to_ne_bytes(), 0u32.to_ne_bytes());
+    // SAFETY: the library's one kernel, with its parameters.
+    let kernel = unsafe { driver.kernel(module, "double_it", 0) }.unwrap();
+    // SAFETY: as above.
+    let launch = || Ok(unsafe { driver.launch(stream.raw(), kernel, &config, &[&ptr, &count]) }?);
+    let first = match by {
+        "launch" => launch(),
+        "graph" => {
+            let graph = Graph::capture(&stream, |_| Ok(())).unwrap();
+            // SAFETY: it is empty.
+            unsafe { graph.launch(&stream) }
+        }
+        _ => launch().and_then(|()| stream.synchronize()),
+    };
+    is_lost(first.unwrap_err(), call, code, error);
+    // Nothing works from now on, and each call says why.
+    is_lost(context.memory().unwrap_err(), "cuMemGetInfo", code, error);
+    is_lost(DeviceBuffer::<u32>::uninit(&context, 8, "more").unwrap_err(), "cuMemAlloc", code, error);
+    is_lost(launch().unwrap_err(), "cuLaunchKernel", code, error);
+    is_lost(stream.synchronize().unwrap_err(), "cuStreamSynchronize", code, error);
+    // Dropping what was there neither panics nor aborts.
+    drop((buffer, stream, context));
+}
+
+#[test]
+fn a_device_that_a_launch_loses() {
+    inside("a_device_that_a_launch_loses", "lost by a launch", || {
+        a_lost_device("launch", "cuLaunchKernel", 719, "CUDA_ERROR_LAUNCH_FAILED");
+    });
+}
+
+#[test]
+fn a_device_that_is_found_lost_by_waiting() {
+    inside("a_device_that_is_found_lost_by_waiting", "lost by waiting", || {
+        a_lost_device("waiting", "cuStreamSynchronize", 719, "CUDA_ERROR_LAUNCH_FAILED");
+    });
+}
+
+#[test]
+fn a_device_that_a_graph_loses() {
+    inside("a_device_that_a_graph_loses", "lost by a graph", || {
+        a_lost_device("graph", "cuGraphLaunch", 719, "CUDA_ERROR_LAUNCH_FAILED");
+    });
+}
+
+#[test]
+fn a_device_that_fails_for_unknown_reasons() {
+    inside("a_device_that_fails_for_unknown_reasons", "unknown", || {
+        a_lost_device("waiting", "cuStreamSynchronize", 999, "CUDA_ERROR_UNKNOWN");
     });
 }
 

@@ -77,6 +77,19 @@ pub unsafe fn red_global_add_u32(address: u64, value: u32) {
     }
 }
 
+/// Adds to 8 bytes of global memory.
+///
+/// # Safety
+/// As [`atom_global_add_u32`], for a multiple of 8.
+#[inline(always)]
+pub unsafe fn red_global_add_u64(address: u64, value: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("red.global.add.u64 [{0}], {1};", in(reg64) address, in(reg64) value,
+            options(nostack, preserves_flags));
+    }
+}
+
 /// Sets the bits of `value` in 4 bytes of global memory.
 ///
 /// # Safety
@@ -86,6 +99,19 @@ pub unsafe fn red_global_or_b32(address: u64, value: u32) {
     // SAFETY: the caller's.
     unsafe {
         asm!("red.global.or.b32 [{0}], {1};", in(reg64) address, in(reg32) value,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Leaves the lesser of `value` and what is in 4 bytes of global memory.
+///
+/// # Safety
+/// As [`atom_global_add_u32`].
+#[inline(always)]
+pub unsafe fn red_global_min_u32(address: u64, value: u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("red.global.min.u32 [{0}], {1};", in(reg64) address, in(reg32) value,
             options(nostack, preserves_flags));
     }
 }

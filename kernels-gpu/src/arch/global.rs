@@ -2,6 +2,21 @@
 
 use core::arch::asm;
 
+/// Loads 2 bytes.
+///
+/// # Safety
+/// `address` is a multiple of 2 inside a buffer.
+#[inline(always)]
+pub unsafe fn ld_global_b16(address: u64) -> u16 {
+    let value: u16;
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("ld.global.b16 {0}, [{1}];", out(reg16) value, in(reg64) address,
+            options(readonly, nostack, preserves_flags));
+    }
+    value
+}
+
 /// Loads 4 bytes.
 ///
 /// # Safety
@@ -45,6 +60,19 @@ pub unsafe fn ld_global_v4_b32(address: u64) -> [u32; 4] {
             out(reg32) d, in(reg64) address, options(readonly, nostack, preserves_flags));
     }
     [a, b, c, d]
+}
+
+/// Stores 2 bytes.
+///
+/// # Safety
+/// As [`st_global_b32`], for 2 bytes.
+#[inline(always)]
+pub unsafe fn st_global_b16(address: u64, value: u16) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("st.global.b16 [{0}], {1};", in(reg64) address, in(reg16) value,
+            options(nostack, preserves_flags));
+    }
 }
 
 /// Stores 4 bytes.

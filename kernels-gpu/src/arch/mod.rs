@@ -16,6 +16,8 @@ pub mod copy_sm80;
 #[cfg(target_arch = "nvptx64")]
 pub mod global;
 #[cfg(target_arch = "nvptx64")]
+pub mod half2;
+#[cfg(target_arch = "nvptx64")]
 pub mod ldmatrix;
 pub mod math;
 #[cfg(target_arch = "nvptx64")]

@@ -1,6 +1,5 @@
 //! The nearest centroid of every point.
 
-use super::last;
 use super::rows::Points;
 use super::{control, least};
 use crate::arch::atomic::{red_global_add_u32, red_global_min_u64, red_global_or_b32};
@@ -14,6 +13,7 @@ use crate::arch::shuffle;
 use crate::arch::special_register::cta;
 use crate::element::Element;
 use crate::forward::{Thread, fragment};
+use crate::grid;
 use crate::params::KMeansParams;
 use crate::smem::{
     ROWS_16, STRIP_ROW_BYTES, chunk_offset, columns_then_rows, rows_then_columns, step_columns,
@@ -133,7 +133,7 @@ pub(super) unsafe fn assign<E: Element>(points: Points, state: State, params: &K
             }
         }
         let tiles_c = params.clusters.div_ceil(K_MEANS_TILE);
-        if last::of(thread, control::tile_ticket(state.control, tile), tiles_c) {
+        if grid::last(thread, control::tile_ticket(state.control, tile), tiles_c) {
             settle_tile(thread, first, &state, params);
         }
     }
@@ -267,7 +267,7 @@ unsafe fn settle_tile(thread: Thread, first: u32, state: &State, params: &KMeans
             red_global_or_b32(state.control + control::CHANGED, 1);
         }
         let tiles = params.points.div_ceil(K_MEANS_TILE);
-        if last::of(thread, state.control + control::TICKET, tiles) {
+        if grid::last(thread, state.control + control::TICKET, tiles) {
             let mut empty = false;
             for c in (thread.index..params.clusters).step_by(K_MEANS_ASSIGN_THREADS as usize) {
                 empty |= ld_global_b32(state.counts + c as u64 * 4) == 0;

@@ -1,7 +1,6 @@
 //! Points for empty clusters: lowest cluster first, each takes the point farthest from its own centroid, out of a cluster
 //! of more than one.
 
-use super::last;
 use super::rows::Points;
 use super::{control, farthest};
 use crate::arch::barrier;
@@ -10,6 +9,7 @@ use crate::arch::shared::dynamic_smem;
 use crate::arch::special_register::cta;
 use crate::element::Element;
 use crate::forward::Thread;
+use crate::grid;
 use crate::params::KMeansParams;
 use crate::tile_size::{K_MEANS_POINTS, K_MEANS_THREADS, WARP};
 
@@ -52,7 +52,7 @@ pub(super) unsafe fn fill<E: Element>(points: Points, state: State, params: &KMe
             }
         }
         let tiles = params.points.div_ceil(K_MEANS_POINTS);
-        if last::of(thread, state.control + control::TICKET, tiles) {
+        if grid::last(thread, state.control + control::TICKET, tiles) {
             fill_all(thread, &state, params);
         }
     }
@@ -64,7 +64,7 @@ pub(super) unsafe fn fill<E: Element>(points: Points, state: State, params: &KMe
 unsafe fn fill_all(thread: Thread, state: &State, params: &KMeansParams) {
     let smem = dynamic_smem();
     let step = K_MEANS_THREADS as usize;
-    // SAFETY: the caller's; the barriers of `last::least` and the one of the loop order what one thread writes with what
+    // SAFETY: the caller's; the barriers of `grid::least` and the one of the loop order what one thread writes with what
     // the others read.
     unsafe {
         let count = |cluster: u32| ld_global_b32(state.counts + cluster as u64 * 4);
@@ -76,7 +76,7 @@ unsafe fn fill_all(thread: Thread, state: &State, params: &KMeansParams) {
                     empty = c as u64;
                 }
             }
-            let empty = last::least::<WARPS>(thread, smem, empty);
+            let empty = grid::least::<WARPS>(thread, smem, empty);
             if empty == u64::MAX {
                 break;
             }
@@ -87,7 +87,7 @@ unsafe fn fill_all(thread: Thread, state: &State, params: &KMeansParams) {
                     best = best.min(farthest(distance, i));
                 }
             }
-            let point = last::least::<WARPS>(thread, smem, best) as u32;
+            let point = grid::least::<WARPS>(thread, smem, best) as u32;
             if thread.index == 0 {
                 let old = state.next + point as u64 * 4;
                 let from = ld_global_b32(old);

@@ -12,7 +12,7 @@
 //! ```
 //! The host is not asked in between: the rounds are queued up to the most there may be, and a flag in device memory
 //! ([`control::SETTLED`]) lets those that are not needed pass. A kernel whose CTAs have to agree (which start, has anything
-//! changed, which representatives) lets the last one to finish decide ([`last::of`]).
+//! changed, which representatives) lets the last one to finish decide ([`crate::grid::last`]).
 //!
 //! # Assignment
 //! `|c|^2 - 2 x.c` over tiles of 64 points x 64 centroids, features passing by 64 at a time through three stages of shared
@@ -44,8 +44,6 @@
 mod assign;
 #[cfg(target_arch = "nvptx64")]
 mod fill;
-#[cfg(target_arch = "nvptx64")]
-mod last;
 #[cfg(target_arch = "nvptx64")]
 mod members;
 mod pair;

@@ -1,6 +1,5 @@
 //! The member that stands for each cluster.
 
-use super::last;
 use super::rows::{Points, load_f32};
 use super::{control, least, members};
 use crate::arch::atomic::red_global_or_b32;
@@ -11,6 +10,7 @@ use crate::arch::special_register::cta;
 use crate::arch::{barrier, shuffle};
 use crate::element::Element;
 use crate::forward::Thread;
+use crate::grid;
 use crate::params::KMeansParams;
 use crate::tile_size::{K_MEANS_SEGMENT, K_MEANS_THREADS, WARP};
 
@@ -53,11 +53,11 @@ pub(super) unsafe fn represent<E: Element>(points: Points, state: State, params:
             }
             barrier::sync();
         }
-        let point = last::least::<WARPS>(thread, smem, best) as u32;
+        let point = grid::least::<WARPS>(thread, smem, best) as u32;
         if thread.index == 0 {
             red_global_or_b32(state.flags + (point / WARP) as u64 * 4, 1 << (point % WARP));
         }
-        if last::of(thread, state.control + control::TICKET, params.clusters) {
+        if grid::last(thread, state.control + control::TICKET, params.clusters) {
             list_flags(thread, smem, &state, params.points.div_ceil(WARP));
         }
     }

@@ -1,7 +1,6 @@
 //! The next point to start from: far ones are likely.
 
 use super::control;
-use super::last;
 use super::pair::Pair;
 use super::rows::Points;
 use crate::arch::global::{ld_global_b32, ld_global_v2_b32, st_global_b32, st_global_v2_b32};
@@ -11,6 +10,7 @@ use crate::arch::special_register::cta;
 use crate::arch::{barrier, shuffle};
 use crate::element::Element;
 use crate::forward::Thread;
+use crate::grid;
 use crate::params::KMeansParams;
 use crate::tile_size::{K_MEANS_POINTS, K_MEANS_THREADS, WARP};
 
@@ -82,7 +82,7 @@ pub(super) unsafe fn seed<E: Element>(points: Points, state: State, params: &KMe
             store(state.sums + tile as u64 * 8, sum);
         }
         let tiles = params.points.div_ceil(K_MEANS_POINTS);
-        if last::of(thread, state.control + control::TICKET, tiles) {
+        if grid::last(thread, state.control + control::TICKET, tiles) {
             let next = draw(thread, smem, tiles, &state, params);
             if thread.index == 0 {
                 st_global_b32(state.starts + params.step as u64 * 4, next);
@@ -156,7 +156,7 @@ unsafe fn draw(thread: Thread, smem: u32, tiles: u32, state: &State, params: &KM
             }
         }
         let places = smem + WARPS * 8;
-        let tile = last::least::<WARPS>(thread, smem, found);
+        let tile = grid::least::<WARPS>(thread, smem, found);
         if tile == u64::MAX {
             let mut free = u64::MAX;
             for i in (thread.index..n).step_by(K_MEANS_THREADS as usize) {
@@ -165,7 +165,7 @@ unsafe fn draw(thread: Thread, smem: u32, tiles: u32, state: &State, params: &KM
                     free = i as u64;
                 }
             }
-            return last::least::<WARPS>(thread, smem, free) as u32;
+            return grid::least::<WARPS>(thread, smem, free) as u32;
         }
         if found == tile {
             st_shared_v2_b32(places, [start.hi.to_bits(), start.lo.to_bits()]);

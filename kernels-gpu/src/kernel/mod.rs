@@ -9,6 +9,7 @@
 //! One file per operation: its kernels, and the function that chooses among them.
 
 mod antidiagonal_score;
+mod argmax;
 mod attention;
 mod block_mask;
 mod block_pool;
@@ -17,13 +18,19 @@ mod column_mass;
 mod decode_attention;
 mod flex_prefill;
 mod gather_rows;
+mod gemm;
 mod k_means;
 mod merge_state;
 mod probe;
+mod rms_norm;
+mod rope;
+mod sample;
+mod silu_mul;
 mod top_k;
 mod vertical_slash;
 
 pub use antidiagonal_score::{AntidiagonalKernel, antidiagonal_score};
+pub use argmax::{ArgmaxKernel, argmax};
 pub use attention::{AttentionKernel, block_sparse_attention, dense_attention};
 pub use block_mask::{block_mask_fill, block_mask_scan};
 pub use block_pool::{BlockPoolKernel, block_pool};
@@ -35,9 +42,14 @@ pub use flex_prefill::{
     flex_prefill_rows,
 };
 pub use gather_rows::{GatherRowsKernel, gather_rows};
+pub use gemm::{GemmKernel, gemm};
 pub use k_means::{KMeansStep, k_means_step};
 pub use merge_state::{MergeKernel, merge_state};
 pub use probe::{ProbeKernel, probe_lse, probe_sums};
+pub use rms_norm::{RmsNormKernel, rms_norm};
+pub use rope::{RopeKernel, RopePath, rope};
+pub use sample::{SampleKernel, sample_cut, sample_draw, sample_histogram};
+pub use silu_mul::{SiluMulKernel, silu_mul};
 pub use top_k::{TopKKernel, top_k, top_k_tokens};
 pub use vertical_slash::vertical_slash;
 
@@ -84,6 +96,7 @@ macro_rules! join {
 /// Every kernel there is.
 pub const KERNELS: &[Kernel] = &join! {
     antidiagonal_score::ANTIDIAGONAL_SCORES,
+    argmax::ARGMAX,
     attention::BLOCK_SPARSE_ATTENTION,
     attention::DENSE_ATTENTION,
     block_mask::BLOCK_MASK,
@@ -96,10 +109,15 @@ pub const KERNELS: &[Kernel] = &join! {
     flex_prefill::MAP,
     flex_prefill::TYPELESS,
     gather_rows::GATHER_ROWS,
+    gemm::GEMM,
     k_means::K_MEANS,
     merge_state::MERGE_STATE,
     probe::LSE,
     probe::SUMS,
+    rms_norm::RMS_NORM,
+    rope::ROPE,
+    sample::SAMPLE,
+    silu_mul::SILU_MUL,
     top_k::TOP_K,
     vertical_slash::VERTICAL_SLASH,
 };

@@ -18,6 +18,7 @@ macro_rules! params {
 }
 
 mod antidiagonal_score;
+mod argmax;
 mod attention;
 mod block_mask;
 mod block_pool;
@@ -26,14 +27,20 @@ mod column_mass;
 mod decode_attention;
 mod flex_prefill;
 mod gather_rows;
+mod gemm;
 mod k_means;
 mod merge_state;
 mod probe;
+mod rms_norm;
+mod rope;
+mod sample;
 mod search;
+mod silu_mul;
 mod top_k;
 mod vertical_slash;
 
 pub use antidiagonal_score::{AntidiagonalParams, AntidiagonalQTile};
+pub use argmax::ArgmaxParams;
 pub use attention::{AttentionParams, QTile, SparseQTile};
 pub use block_mask::BlockMaskParams;
 pub use block_pool::{BlockPoolParams, PoolSequence};
@@ -42,10 +49,15 @@ pub use column_mass::ColumnMassParams;
 pub use decode_attention::DecodeParams;
 pub use flex_prefill::{FlexHead, FlexPrefillParams};
 pub use gather_rows::GatherRowsParams;
+pub use gemm::GemmParams;
 pub use k_means::KMeansParams;
 pub use merge_state::MergeParams;
 pub use probe::ProbeParams;
+pub use rms_norm::RmsNormParams;
+pub use rope::RopeParams;
+pub use sample::SampleParams;
 pub use search::SearchSequence;
+pub use silu_mul::SiluMulParams;
 pub use top_k::{TokenTopKParams, TopKParams};
 pub use vertical_slash::VerticalSlashParams;
 

@@ -9,7 +9,7 @@
 //! Values reach up to 2^23, larger ones count as that; sums must stay below 2^24.
 
 /// Binary places behind the point.
-pub(crate) const FRACTION_BITS: u32 = 40;
+pub const FRACTION_BITS: u32 = 40;
 
 /// Where the exponent of a float puts a significand of 24 bits: bit 0 stands for `2^(exponent - 150)`.
 const EXPONENT_BIAS: u32 = 150;
@@ -20,7 +20,7 @@ const HIDDEN_BIT: u32 = 1 << 23;
 
 /// The number `x` of the key [`super::key::amount`], in multiples of `2^-40`, rounded down.
 #[inline(always)]
-pub(crate) fn of_key(key: u32) -> u64 {
+pub fn of_key(key: u32) -> u64 {
     let exponent = key >> 23;
     // Up to the exponent's bound every value fits left-aligned: its top bit stands for 2^22.
     let (exponent, significand) =
@@ -33,7 +33,7 @@ pub(crate) fn of_key(key: u32) -> u64 {
 
 /// `x` in multiples of `2^-40`, rounded down; 0 for what is not a positive number.
 #[inline(always)]
-pub(crate) fn of(x: f32) -> u64 {
+pub fn of(x: f32) -> u64 {
     of_key(super::key::amount(x))
 }
 
@@ -60,13 +60,13 @@ fn product(share: f32, sum: u64) -> (u64, bool) {
 
 /// `share * sum` for a share in `[0, 1]`, rounded down: integers are at most the product iff they are at most this.
 #[inline(always)]
-pub(crate) fn share_floor(share: f32, sum: u64) -> u64 {
+pub fn share_floor(share: f32, sum: u64) -> u64 {
     product(share, sum).0
 }
 
 /// `share * sum` for a share in `[0, 1]`, rounded up: integers are below the product iff they are below this.
 #[inline(always)]
-pub(crate) fn share_ceil(share: f32, sum: u64) -> u64 {
+pub fn share_ceil(share: f32, sum: u64) -> u64 {
     let (floor, inexact) = product(share, sum);
     floor + inexact as u64
 }

@@ -2,8 +2,8 @@
 //!
 //! - [`fixed`]: sums that decide, exact in 64-bit fixed point, and shares of them.
 //! - [`key`]: integers that order as floats do.
-//! - [`radix`]: where the descending order of a list of any length passes a limit, found by a CTA.
-//! - [`compact`]: the entries within that cut, in ascending order.
+//! - `radix`: where the descending order of a list of any length passes a limit, found by a CTA.
+//! - `compact`: the entries within that cut, in ascending order.
 //!
 //! Nothing here depends on the order in which threads run, nor on how many there are: sums and counts are integers.
 //!
@@ -17,8 +17,8 @@
 
 #[cfg(target_arch = "nvptx64")]
 pub(crate) mod compact;
-pub(crate) mod fixed;
-pub(crate) mod key;
+pub mod fixed;
+pub mod key;
 #[cfg(target_arch = "nvptx64")]
 pub(crate) mod radix;
 

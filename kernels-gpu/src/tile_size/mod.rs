@@ -1,20 +1,32 @@
 //! Every tile size, and what follows from it in threads and shared memory.
 
 mod antidiagonal_score;
+mod argmax;
 mod attention;
 mod decode_attention;
 mod flex_prefill;
+mod gemm;
 mod k_means;
 mod probe;
+mod rms_norm;
+mod rope;
+mod sample;
 mod select;
+mod silu_mul;
 
 pub use antidiagonal_score::*;
+pub use argmax::*;
 pub use attention::*;
 pub use decode_attention::*;
 pub use flex_prefill::*;
+pub use gemm::*;
 pub use k_means::*;
 pub use probe::*;
+pub use rms_norm::*;
+pub use rope::*;
+pub use sample::*;
 pub use select::*;
+pub use silu_mul::*;
 
 /// Threads of a warp.
 pub const WARP: u32 = 32;

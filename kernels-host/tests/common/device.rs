@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lacuna_emulator::{Arch, Options};
-use lacuna_kernels_host::{Context, EmulatedDriver, Image};
+use lacuna_kernels_host::{Context, DeviceInfo, DryRunDriver, EmulatedDriver, Image};
 
 /// The shipped image for compute capability 8.0, or the one that the environment variable `LACUNA_PTX` names, with the table
 /// of lines that lies beside it.
@@ -33,6 +33,24 @@ pub fn emulator_of<'a>(
 ) -> (Context, Arc<EmulatedDriver>) {
     let driver = Arc::new(EmulatedDriver::with_options(Arch::Sm80, options));
     let context = Context::new(driver.clone(), &[image]).unwrap_or_else(|e| panic!("{e}"));
+    (context, driver)
+}
+
+/// What an A100 is.
+pub fn a100() -> DeviceInfo {
+    DeviceInfo {
+        name: "A100".into(),
+        driver: "dry run".into(),
+        compute_capability: (8, 0),
+        multiprocessors: 108,
+        max_smem_bytes: 166_912,
+    }
+}
+
+/// A device of so much memory that does not exist, and the driver underneath to ask for counts.
+pub fn dry_run(memory_bytes: u64) -> (Context, Arc<DryRunDriver>) {
+    let driver = Arc::new(DryRunDriver::new(a100(), memory_bytes));
+    let context = Context::new(driver.clone(), &[image()]).unwrap_or_else(|e| panic!("{e}"));
     (context, driver)
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, unused_macros)]
 
+pub mod argmax;
 pub mod attention;
 pub mod block_mask;
 pub mod block_pool;
@@ -11,10 +12,15 @@ pub mod decode;
 pub mod device;
 pub mod flex_prefill;
 pub mod gather;
+pub mod gemm;
 pub mod k_means;
 pub mod merge;
 pub mod probe;
+pub mod rms_norm;
+pub mod rope;
+pub mod sample;
 pub mod scores;
+pub mod silu_mul;
 pub mod tensor;
 pub mod top_k;
 pub mod vertical_slash;

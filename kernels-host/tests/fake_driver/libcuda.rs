@@ -1,38 +1,96 @@
 //! A library with the names of the CUDA driver, for tests of what the host does with its answers. "Device" memory is host
-//! memory, streams are empty, and it knows one kernel, which a capture of any stream records. The environment variable `FAKE_CUDA` says what is wrong with it.
+//! memory, streams are empty, and it knows one kernel, which a capture of any stream records. The environment variable
+//! `FAKE_CUDA` says what is wrong with it.
 
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 const SUCCESS: c_uint = 0;
 const INVALID_VALUE: c_uint = 1;
 const OUT_OF_MEMORY: c_uint = 2;
 const STUB_LIBRARY: c_uint = 34;
+const DEVICE_UNAVAILABLE: c_uint = 46;
 const NO_DEVICE: c_uint = 100;
 const INVALID_DEVICE: c_uint = 101;
 const INVALID_PTX: c_uint = 218;
 const NOT_FOUND: c_uint = 500;
 const ILLEGAL_ADDRESS: c_uint = 700;
+const LAUNCH_FAILED: c_uint = 719;
 const CAPTURE_UNSUPPORTED: c_uint = 900;
 const CAPTURE_INVALIDATED: c_uint = 901;
+const UNKNOWN: c_uint = 999;
 
-const MEMORY: usize = 1 << 20;
+const MEMORY: usize = 64 << 20;
 const ALIGNMENT: usize = 256;
 
 static ALLOCATIONS: Mutex<Option<HashMap<u64, usize>>> = Mutex::new(None);
 
-/// What launches of the kernel double.
-type Launches = Vec<(u64, usize)>;
+type Work = unsafe extern "C" fn(*mut c_void);
+
+/// A piece of work on a stream.
+#[derive(Clone, Copy)]
+enum Launch {
+    /// What a launch of the kernel doubles.
+    Double(u64, usize),
+    /// What another library does.
+    Other(Work, usize),
+}
+
+impl Launch {
+    unsafe fn run(self) {
+        unsafe {
+            match self {
+                Self::Double(data, count) => double(data as *mut u32, count),
+                Self::Other(work, data) => work(data as *mut c_void),
+            }
+        }
+    }
+}
+
+type Launches = Vec<Launch>;
 
 /// The capture that is under way.
 static CAPTURE: Mutex<Option<Launches>> = Mutex::new(None);
 
+/// What the context answers to everything, once it is lost.
+static LOST: AtomicU32 = AtomicU32::new(SUCCESS);
+
+thread_local! {
+    static CURRENT: Cell<usize> = const { Cell::new(0) };
+}
+
 fn wrong() -> String {
     std::env::var("FAKE_CUDA").unwrap_or_default()
+}
+
+/// Loses the context if `when` is what is wrong, and says whether it is lost.
+fn lost(when: &str) -> c_uint {
+    let wrong = wrong();
+    match wrong.strip_prefix("lost by ") {
+        Some(by) if by == when => LOST.store(LAUNCH_FAILED, SeqCst),
+        _ if wrong == "unknown" && when == "waiting" => LOST.store(UNKNOWN, SeqCst),
+        _ => (),
+    }
+    LOST.load(SeqCst)
+}
+
+unsafe fn queue(launch: Launch) {
+    match &mut *CAPTURE.lock().unwrap() {
+        Some(launches) => launches.push(launch),
+        None => unsafe { launch.run() },
+    }
+}
+
+/// For libraries that launch work of their own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fake_queue(_stream: *mut c_void, work: Work, data: *mut c_void) {
+    unsafe { queue(Launch::Other(work, data as usize)) };
 }
 
 fn with_allocations<V>(f: impl FnOnce(&mut HashMap<u64, usize>) -> V) -> V {
@@ -108,6 +166,9 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut *mut c_void, _device: c_int) -> c_uint {
+    if wrong() == "unavailable" {
+        return DEVICE_UNAVAILABLE;
+    }
     unsafe { *context = 1 as *mut c_void };
     SUCCESS
 }
@@ -119,19 +180,29 @@ pub extern "C" fn cuDevicePrimaryCtxRelease_v2(_device: c_int) -> c_uint {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSetCurrent(context: *mut c_void) -> c_uint {
+    CURRENT.set(context as usize);
     if context as usize == 1 { SUCCESS } else { INVALID_VALUE }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut *mut c_void) -> c_uint {
+    unsafe { *context = CURRENT.get() as *mut c_void };
+    SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> c_uint {
     unsafe { (*free, *total) = (MEMORY - used(), MEMORY) };
-    SUCCESS
+    LOST.load(SeqCst)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(ptr: *mut u64, bytes: usize) -> c_uint {
     if bytes == 0 {
         return INVALID_VALUE;
+    }
+    if LOST.load(SeqCst) != SUCCESS {
+        return LOST.load(SeqCst);
     }
     if bytes > MEMORY - used() {
         return OUT_OF_MEMORY;
@@ -161,7 +232,7 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
     _: *mut c_void,
 ) -> c_uint {
     unsafe { src.copy_to(dst as *mut u8, bytes) };
-    SUCCESS
+    LOST.load(SeqCst)
 }
 
 #[unsafe(no_mangle)]
@@ -175,7 +246,7 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
         return ILLEGAL_ADDRESS;
     }
     unsafe { dst.copy_from(src as *const u8, bytes) };
-    SUCCESS
+    LOST.load(SeqCst)
 }
 
 #[unsafe(no_mangle)]
@@ -250,11 +321,8 @@ pub unsafe extern "C" fn cuLaunchKernel(
         ((*params).cast::<*mut u32>().read_unaligned(), (*params.add(1)).cast::<u32>().read_unaligned())
     };
     let count = count.min(grid_x * block_x) as usize;
-    match &mut *CAPTURE.lock().unwrap() {
-        Some(launches) => launches.push((data as u64, count)),
-        None => unsafe { double(data, count) },
-    }
-    SUCCESS
+    unsafe { queue(Launch::Double(data as u64, count)) };
+    lost("a launch")
 }
 
 unsafe fn double(data: *mut u32, count: usize) {
@@ -304,10 +372,10 @@ pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphLaunch(executable: *mut Launches, _stream: *mut c_void) -> c_uint {
-    for &(data, count) in unsafe { &*executable } {
-        unsafe { double(data as *mut u32, count) };
+    for launch in unsafe { &*executable } {
+        unsafe { launch.run() };
     }
-    SUCCESS
+    lost("a graph")
 }
 
 #[unsafe(no_mangle)]
@@ -345,7 +413,20 @@ macro_rules! successes {
 }
 
 successes! {
-    cuCtxSynchronize cuStreamDestroy_v2 cuStreamSynchronize cuStreamWaitEvent cuEventDestroy_v2 cuEventRecord cuEventSynchronize
+    cuStreamDestroy_v2 cuStreamWaitEvent cuEventDestroy_v2 cuEventRecord
+}
+
+macro_rules! waits {
+    ($($name:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name() -> c_uint {
+            lost("waiting")
+        }
+    )*};
+}
+
+waits! {
+    cuCtxSynchronize cuEventSynchronize cuStreamSynchronize
 }
 
 #[unsafe(no_mangle)]
@@ -359,6 +440,9 @@ pub unsafe extern "C" fn cuGetErrorName(code: c_uint, name: *mut *const c_char) 
     let text = match code {
         INVALID_PTX => c"CUDA_ERROR_INVALID_PTX",
         ILLEGAL_ADDRESS => c"CUDA_ERROR_ILLEGAL_ADDRESS",
+        DEVICE_UNAVAILABLE => c"CUDA_ERROR_DEVICE_UNAVAILABLE",
+        LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
+        UNKNOWN => c"CUDA_ERROR_UNKNOWN",
         CAPTURE_UNSUPPORTED => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
         CAPTURE_INVALIDATED => c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
         _ => return INVALID_VALUE,

@@ -3,6 +3,7 @@
 //! One file per operation, each with `of_kernel`, which knows the operation's own kernels and no others.
 
 mod antidiagonal_score;
+mod argmax;
 mod attention;
 mod block_mask;
 mod block_pool;
@@ -11,9 +12,14 @@ mod column_mass;
 mod decode_attention;
 mod flex_prefill;
 mod gather_rows;
+mod gemm;
 mod k_means;
 mod merge_state;
 mod probe;
+mod rms_norm;
+mod rope;
+mod sample;
+mod silu_mul;
 mod top_k;
 mod vertical_slash;
 
@@ -49,6 +55,7 @@ impl Check {
 pub fn of_kernel(kernel: &str) -> Option<Vec<Check>> {
     let operations = [
         antidiagonal_score::of_kernel,
+        argmax::of_kernel,
         attention::of_kernel,
         block_mask::of_kernel,
         block_pool::of_kernel,
@@ -57,9 +64,14 @@ pub fn of_kernel(kernel: &str) -> Option<Vec<Check>> {
         decode_attention::of_kernel,
         flex_prefill::of_kernel,
         gather_rows::of_kernel,
+        gemm::of_kernel,
         k_means::of_kernel,
         merge_state::of_kernel,
         probe::of_kernel,
+        rms_norm::of_kernel,
+        rope::of_kernel,
+        sample::of_kernel,
+        silu_mul::of_kernel,
         top_k::of_kernel,
         vertical_slash::of_kernel,
     ];
@@ -72,8 +84,11 @@ pub fn companions(kernel: &str) -> Vec<String> {
         block_mask::companions,
         decode_attention::companions,
         flex_prefill::companions,
+        gemm::companions,
         k_means::companions,
         probe::companions,
+        rms_norm::companions,
+        sample::companions,
     ];
     operations.into_iter().find_map(|of| of(kernel)).unwrap_or_else(|| vec![kernel.to_owned()])
 }

@@ -4,36 +4,34 @@ use std::collections::HashMap;
 use std::thread::{self, ThreadId};
 
 use lacuna_core::DeviceError;
-use lacuna_emulator::{Arg, KernelId, LaunchShape};
 
-use super::misuse;
-use crate::driver::{DevicePtr, GraphHandle, RawStream};
-
-/// Work on a stream.
-#[derive(Clone)]
-pub(super) enum Work {
-    Launch { kernel: KernelId, name: String, shape: LaunchShape, args: Vec<Arg> },
-    Fill { dst: DevicePtr, value: u8, bytes: usize },
-}
+use crate::driver::{GraphHandle, RawStream};
 
 /// A recording that has not ended.
-struct Capture {
+#[derive(Debug)]
+struct Capture<W> {
     thread: ThreadId,
-    work: Vec<Work>,
+    work: Vec<W>,
     /// The first call that cannot be recorded; CUDA gives up the recording then.
     refused: Option<&'static str>,
 }
 
-/// The recordings of a device.
-#[derive(Default)]
-pub(super) struct Captures {
-    open: HashMap<RawStream, Capture>,
-    graphs: HashMap<GraphHandle, Vec<Work>>,
+/// The recordings of a device that has no CUDA to make them: `W` is a piece of work.
+#[derive(Debug)]
+pub(crate) struct Captures<W> {
+    open: HashMap<RawStream, Capture<W>>,
+    graphs: HashMap<GraphHandle, Vec<W>>,
 }
 
-impl Captures {
+impl<W> Default for Captures<W> {
+    fn default() -> Self {
+        Self { open: HashMap::new(), graphs: HashMap::new() }
+    }
+}
+
+impl<W: Clone> Captures<W> {
     /// Begins to record the work of `stream`.
-    pub(super) fn begin(&mut self, stream: RawStream) -> Result<(), DeviceError> {
+    pub(crate) fn begin(&mut self, stream: RawStream) -> Result<(), DeviceError> {
         if stream == RawStream::DEFAULT {
             return Err(misuse("a capture", "the default stream cannot be captured".into()));
         }
@@ -45,7 +43,7 @@ impl Captures {
     }
 
     /// Ends the recording of `stream`, and keeps it as `graph`.
-    pub(super) fn end(&mut self, stream: RawStream, graph: GraphHandle) -> Result<(), DeviceError> {
+    pub(crate) fn end(&mut self, stream: RawStream, graph: GraphHandle) -> Result<(), DeviceError> {
         let Some(capture) = self.open.get(&stream) else {
             return Err(misuse("the end of a capture", format!("stream {} is not being captured", stream.0)));
         };
@@ -61,33 +59,33 @@ impl Captures {
     }
 
     /// Where work of `stream` is to be recorded.
-    pub(super) fn of(&mut self, stream: RawStream) -> Option<&mut Vec<Work>> {
+    pub(crate) fn of(&mut self, stream: RawStream) -> Option<&mut Vec<W>> {
         self.open.get_mut(&stream).map(|capture| &mut capture.work)
     }
 
     /// Refuses `call`, which uses `stream` for what no graph holds, while it is being captured.
-    pub(super) fn check_stream(&mut self, stream: RawStream, call: &'static str) -> Result<(), DeviceError> {
+    pub(crate) fn check_stream(&mut self, stream: RawStream, call: &'static str) -> Result<(), DeviceError> {
         refuse(self.open.get_mut(&stream), call)
     }
 
     /// Refuses `call`, which concerns the whole device, on a thread that captures a stream.
-    pub(super) fn check_thread(&mut self, call: &'static str) -> Result<(), DeviceError> {
+    pub(crate) fn check_thread(&mut self, call: &'static str) -> Result<(), DeviceError> {
         let this = thread::current().id();
         refuse(self.open.values_mut().find(|capture| capture.thread == this), call)
     }
 
     /// The work of a graph.
-    pub(super) fn graph(&self, graph: GraphHandle) -> Result<Vec<Work>, DeviceError> {
+    pub(crate) fn graph(&self, graph: GraphHandle) -> Result<Vec<W>, DeviceError> {
         self.graphs.get(&graph).cloned().ok_or_else(|| missing(graph))
     }
 
     /// Forgets a graph.
-    pub(super) fn destroy(&mut self, graph: GraphHandle) -> Result<(), DeviceError> {
+    pub(crate) fn destroy(&mut self, graph: GraphHandle) -> Result<(), DeviceError> {
         self.graphs.remove(&graph).map(drop).ok_or_else(|| missing(graph))
     }
 }
 
-fn refuse(capture: Option<&mut Capture>, call: &'static str) -> Result<(), DeviceError> {
+fn refuse<W>(capture: Option<&mut Capture<W>>, call: &'static str) -> Result<(), DeviceError> {
     match capture {
         Some(capture) => {
             capture.refused.get_or_insert(call);
@@ -99,4 +97,9 @@ fn refuse(capture: Option<&mut Capture>, call: &'static str) -> Result<(), Devic
 
 fn missing(graph: GraphHandle) -> DeviceError {
     misuse("a call with a graph", format!("graph {} does not exist", graph.0))
+}
+
+/// A call that CUDA would refuse or that would go wrong there.
+pub(crate) fn misuse(what: &str, fault: String) -> DeviceError {
+    DeviceError::Fault { kernel: what.to_owned(), fault }
 }
