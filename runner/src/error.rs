@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use crate::report::format_bytes;
+
 /// What every fallible call of the runner returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -107,6 +109,23 @@ pub enum Error {
         what: &'static str,
         /// Its size.
         bytes: u128,
+    },
+    /// A GPU has too little memory for what is to be run on it.
+    #[error(
+        "this takes {} of device memory, but {} are free; the most of it is for {largest} ({})",
+        format_bytes(*needed),
+        format_bytes(*free),
+        format_bytes(*largest_bytes)
+    )]
+    DoesNotFit {
+        /// Bytes needed, at the least.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+        /// What takes the most.
+        largest: &'static str,
+        /// Bytes that it takes.
+        largest_bytes: u64,
     },
     /// The tokenizer refused a text or a list of tokens.
     #[error("the tokenizer cannot {action}: {reason}")]

@@ -1,4 +1,4 @@
-//! A thin Llama runner over [`lacuna`], on the CPU: the library behind the `lacuna` program.
+//! A thin Llama runner over [`lacuna`], on the CPU and on GPUs: the library behind the `lacuna` program.
 //!
 //! | module | what |
 //! | --- | --- |

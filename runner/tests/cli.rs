@@ -1,11 +1,15 @@
 //! The program, run as a program.
 
+#[path = "common/program.rs"]
+mod program;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::sync::LazyLock;
 
+use program::{Run, command, lacuna, path};
 use serde_json::Value;
 
 /// The needle model, made once by the program itself.
@@ -20,10 +24,6 @@ fn needle() -> PathBuf {
     NEEDLE.path().join("needle")
 }
 
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 /// A copy of the needle model to spoil.
 fn copy_of_needle() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -34,22 +34,6 @@ fn copy_of_needle() -> tempfile::TempDir {
     dir
 }
 
-struct Run {
-    command: String,
-    output: Output,
-}
-
-fn command<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lacuna"));
-    command.args(args).env("COLUMNS", "80").env_remove("LACUNA_ISA").stdin(Stdio::null());
-    command
-}
-
-fn lacuna<'a>(args: impl IntoIterator<Item = &'a str>) -> Run {
-    let mut command = command(args);
-    Run { output: command.output().unwrap(), command: format!("{command:?}") }
-}
-
 fn lacuna_with_input<'a>(args: impl IntoIterator<Item = &'a str>, input: &[u8]) -> Run {
     let mut command = command(args);
     let mut child =
@@ -58,46 +42,7 @@ fn lacuna_with_input<'a>(args: impl IntoIterator<Item = &'a str>, input: &[u8]) 
     Run { output: child.wait_with_output().unwrap(), command: format!("{command:?}") }
 }
 
-impl Run {
-    fn stdout(&self) -> String {
-        String::from_utf8(self.output.stdout.clone()).unwrap()
-    }
-
-    fn stderr(&self) -> String {
-        String::from_utf8(self.output.stderr.clone()).unwrap()
-    }
-
-    #[track_caller]
-    fn exits(&self, code: i32) -> &Self {
-        assert_eq!(
-            self.output.status.code(),
-            Some(code),
-            "{}\n{}{}",
-            self.command,
-            self.stdout(),
-            self.stderr()
-        );
-        self
-    }
-
-    #[track_caller]
-    fn ok(&self) -> String {
-        self.exits(0).stdout()
-    }
-
-    /// One clear sentence on standard error, nothing on standard output, no panic.
-    #[track_caller]
-    fn fails(&self, code: i32, says: &[&str]) {
-        let stderr = self.exits(code).stderr();
-        assert_eq!(self.stdout(), "", "{}", self.command);
-        assert!(stderr.starts_with("error: ") && !stderr.contains("panicked"), "{}\n{stderr}", self.command);
-        for part in says {
-            assert!(stderr.contains(part), "{}\n{stderr}\nlacks: {part}", self.command);
-        }
-    }
-}
-
-const COMMANDS: [&[&str]; 9] = [
+const COMMANDS: [&[&str]; 10] = [
     &[],
     &["demo"],
     &["generate"],
@@ -106,6 +51,7 @@ const COMMANDS: [&[&str]; 9] = [
     &["model"],
     &["model", "needle"],
     &["model", "info"],
+    &["plan"],
     &["doctor"],
 ];
 
@@ -138,7 +84,7 @@ fn help_lists_the_commands() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["demo", "generate", "mask", "tokens", "model", "doctor", "help"]);
+    assert_eq!(commands, ["demo", "generate", "mask", "tokens", "model", "plan", "doctor", "help"]);
     assert!(help.contains("16k is 16384"));
     assert!(help.contains("  doctor    Check this machine"), "{help}");
     assert!(lacuna(["demo", "--help"]).ok().contains("What each pattern ought to find"));
@@ -186,7 +132,7 @@ fn wrong_usage_says_what_is_right() {
     generate(&["--top-p", "1.5"]).fails(2, &["top_p must be in (0, 1], got 1.5"]);
     generate(&["--temperature", "-1"]).fails(2, &["temperature"]);
     generate(&["--dtype", "int8"]).fails(2, &["the types are auto, bf16, f16, f32"]);
-    generate(&["--device", "cuda"]).fails(2, &["the only device is cpu"]);
+    generate(&["--device", "tpu"]).fails(2, &["expected cpu, cuda, cuda:N or emulated, got tpu"]);
     generate(&["--threads", "0"]).fails(2, &["--threads"]);
     generate(&["--prompt-file", "x"]).fails(2, &["--prompt", "cannot be used with"]);
     lacuna(["generate", "-m", path(&model)])
@@ -210,7 +156,7 @@ fn wrong_usage_says_what_is_right() {
 fn a_spoiled_model_is_named() {
     let generate = |dir: &Path| lacuna(["generate", "-m", path(dir), "-p", "x", "-n", "1"]);
     let nowhere = needle().join("nowhere");
-    generate(&nowhere).fails(1, &["cannot read", "nowhere/tokenizer.json"]);
+    generate(&nowhere).fails(1, &["cannot read", "nowhere/config.json"]);
 
     let spoil = |name: &str, edit: &dyn Fn(Vec<u8>) -> Option<Vec<u8>>| {
         let dir = copy_of_needle();
@@ -249,7 +195,7 @@ fn a_spoiled_model_is_named() {
             &replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"),
             &["model.layers.2."],
         ),
-        ("config.json", &replace("\"vocab_size\": 4096", "\"vocab_size\": 300"), &["embed_tokens", "300"]),
+        ("config.json", &replace("\"vocab_size\": 4096", "\"vocab_size\": 5000"), &["embed_tokens", "5000"]),
         ("tokenizer.json", &|_| None, &["cannot read", "tokenizer.json"]),
         ("tokenizer.json", &|_| Some(b"{}".to_vec()), &["tokenizer.json", "not a tokenizer"]),
     ] {
@@ -413,26 +359,26 @@ fn demo_page_is_tidy_and_quiet_when_piped() {
 }
 
 #[test]
-fn demo_of_a_device_runs_the_shipped_kernels() {
-    let run = lacuna(["demo", "--device", "emulated", "--tokens", "130"]);
+fn demo_of_a_device_answers_and_runs_the_shipped_kernels() {
+    let args = ["demo", "--device", "emulated", "--tokens", "170", "--needles", "1", "-a", "dense"];
+    let run = lacuna(args);
     let page = run.ok();
     assert_eq!(run.stderr(), "");
     for line in page.lines() {
         assert!(line.chars().count() <= 80 && line.trim_end() == line, "{line}");
     }
+    assert!(page.contains("1/1") && page.contains("\non emulated:sm_80; "), "{page}");
     assert!(page.contains("block-sparse attention") && page.contains("No fault: "), "{page}");
-    for pattern in ["flexprefill", "xattention", "vertical-slash", "token top-k"] {
+    for pattern in ["flexprefill ", "xattention ", "vertical-slash", "token top-k"] {
         assert_eq!(page.matches(pattern).count(), 2, "{pattern}\n{page}");
     }
-    let json = lacuna(["demo", "--device", "emulated", "--tokens", "1", "--json"]).ok();
-    let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json["ok"], true);
-    let calls = json["calls"].as_array().unwrap();
+    let json = lacuna(args.iter().chain(&["--json"]).copied()).json();
+    assert!(json["as_expected"] == true && json["kernels"]["ok"] == true, "{json}");
+    let calls = json["kernels"]["calls"].as_array().unwrap();
     // Three attentions, three patterns and the selection of tokens, at two head dims.
     assert_eq!(calls.len(), 14);
     assert!(calls.iter().all(|call| call["counted"]["mma"].as_u64().unwrap() > 0));
 
-    lacuna(["demo", "--device", "emulated", "--needles", "3"]).fails(2, &["takes no option but --tokens"]);
     lacuna(["demo", "--device", "tpu"]).fails(2, &["expected cpu, cuda, cuda:N or emulated, got tpu"]);
     lacuna(["demo", "--device", "cuda:999"]).fails(1, &["driver"]);
 }

@@ -7,13 +7,15 @@ use lacuna::{
     BlockMask, DType, FlexPrefillOptions, Pattern, Selection, Threshold, ThresholdTable, XAttentionOptions,
 };
 use lacuna_runner::Error;
-use lacuna_runner::model::{self, ForwardOptions, LayerReport, LogitRows, Model, Observer, Session};
+use lacuna_runner::model::{
+    self, ForwardOptions, LayerReport, LoadOptions, LogitRows, Model, Observer, Session,
+};
 use serde_json::json;
 
 const LEN: usize = 300;
 
 fn load(dir: &tempfile::TempDir) -> Box<dyn Model> {
-    model::load(dir.path(), None, &mut |_| ()).unwrap()
+    model::load(dir.path(), &Default::default(), &mut |_| ()).unwrap()
 }
 
 fn all_rows(session: &mut dyn Session, tokens: &[u32], pattern: Pattern) -> Vec<f32> {
@@ -41,7 +43,9 @@ fn a_chunked_prefill_equals_an_unchunked_one() {
 fn prefill_and_decode_equal_one_longer_prefill() {
     let dir = random_checkpoint(3);
     for dtype in [DType::F32, DType::Bf16, DType::F16] {
-        let model = model::load(dir.path(), Some(dtype), &mut |_| ()).unwrap();
+        let model =
+            model::load(dir.path(), &LoadOptions { dtype: Some(dtype), ..Default::default() }, &mut |_| ())
+                .unwrap();
         let vocab = model.config().vocab_size;
         let tokens = random_tokens(LEN, 4);
         let want = all_rows(&mut *model.session(LEN).unwrap(), &tokens, Pattern::Dense);
@@ -321,7 +325,9 @@ fn activations_that_overflow_are_an_error_that_names_layer_and_token() {
     let dir = tempfile::tempdir().unwrap();
     write_checkpoint(dir.path(), &config(), &tensors, DType::F32);
     let run = |dtype| {
-        let model = model::load(dir.path(), Some(dtype), &mut |_| ()).unwrap();
+        let model =
+            model::load(dir.path(), &LoadOptions { dtype: Some(dtype), ..Default::default() }, &mut |_| ())
+                .unwrap();
         model.session(4).unwrap().forward(&[7, 8], &ForwardOptions::default(), &mut ()).map(|_| ())
     };
     let error = run(DType::F16).unwrap_err().to_string();

@@ -22,7 +22,7 @@ fn setup(seed: u64) -> Setup {
     let dir = random_checkpoint(seed);
     let generation = json!({"eos_token_id": [258, 257], "do_sample": true, "temperature": 0.6, "top_p": 0.9});
     std::fs::write(dir.path().join("generation_config.json"), generation.to_string()).unwrap();
-    let model = model::load(dir.path(), None, &mut |_| ()).unwrap();
+    let model = model::load(dir.path(), &Default::default(), &mut |_| ()).unwrap();
     let tokenizer = Tokenizer::from_file(&write_byte_tokenizer(dir.path())).unwrap();
     tokenizer.check(model.config()).unwrap();
     Setup { _dir: dir, model, tokenizer }
@@ -124,7 +124,7 @@ fn a_tokenizer_that_does_not_fit_is_refused() {
     let mut small = config();
     small["vocab_size"] = json!(257);
     write_checkpoint(dir.path(), &small, &tensors(&small, 26), lacuna::DType::F32);
-    let model = model::load(dir.path(), None, &mut |_| ()).unwrap();
+    let model = model::load(dir.path(), &Default::default(), &mut |_| ()).unwrap();
     let tokenizer = Tokenizer::from_file(&write_byte_tokenizer(dir.path())).unwrap();
     assert_eq!(
         tokenizer.check(model.config()).unwrap_err().to_string(),

@@ -2,38 +2,15 @@
 
 mod common;
 
-use common::{golden_dir, relative_error};
+use common::{Golden, golden, relative_error};
 use lacuna::{DType, Pattern};
-use lacuna_runner::model::{self, ForwardOptions, LogitRows};
-use safetensors::SafeTensors;
-use serde_json::Value;
+use lacuna_runner::model::{self, ForwardOptions, LoadOptions, LogitRows};
 
 const TOLERANCE: f32 = 1e-4;
 
-struct Golden {
-    dir: std::path::PathBuf,
-    tokens: Vec<u32>,
-    position_ids: Vec<u32>,
-    /// `[tokens, vocab_size]`
-    logits: Vec<f32>,
-}
-
-fn golden(name: &str) -> Golden {
-    let dir = golden_dir().join(name);
-    let json: Value = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
-    let list = |key: &str| -> Vec<u32> {
-        json[key].as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
-    };
-    let file = std::fs::read(dir.join("logits.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&file).unwrap();
-    let logits = file.tensor("logits").unwrap();
-    let logits = logits.data().as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
-    Golden { tokens: list("tokens"), position_ids: list("position_ids"), logits, dir }
-}
-
 /// Logits of all rows.
 fn run(golden: &Golden, dtype: Option<DType>, pattern: Pattern) -> Vec<f32> {
-    let model = model::load(&golden.dir, dtype, &mut |_| ()).unwrap();
+    let model = model::load(&golden.dir, &LoadOptions { dtype, ..Default::default() }, &mut |_| ()).unwrap();
     let rows: Vec<usize> = (0..golden.tokens.len()).collect();
     let options = ForwardOptions {
         pattern,

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use common::*;
 use lacuna::DType;
-use lacuna_runner::model::{self, Checkpoint, ForwardOptions, LoadProgress};
+use lacuna_runner::model::{self, Checkpoint, ForwardOptions, LoadOptions, LoadProgress};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn logits(dir: &Path, dtype: Option<DType>) -> Vec<f32> {
-    let model = model::load(dir, dtype, &mut |_| ()).unwrap();
+    let model = model::load(dir, &LoadOptions { dtype, ..Default::default() }, &mut |_| ()).unwrap();
     let tokens = random_tokens(50, 1);
     let mut session = model.session(50).unwrap();
     session.forward(&tokens, &ForwardOptions::default(), &mut ()).unwrap().0
@@ -19,7 +19,7 @@ fn logits(dir: &Path, dtype: Option<DType>) -> Vec<f32> {
 
 /// The error of loading `dir`, without the directory's own name.
 fn error(dir: &Path) -> String {
-    let e = model::load(dir, None, &mut |_| ()).map(|_| ()).unwrap_err();
+    let e = model::load(dir, &Default::default(), &mut |_| ()).map(|_| ()).unwrap_err();
     e.to_string().replace(&format!("{}/", dir.display()), "").replace(&dir.display().to_string(), "DIR")
 }
 
@@ -44,7 +44,7 @@ fn every_type_loads_in_every_type() {
     for stored in [DType::F32, DType::Bf16, DType::F16] {
         let dir = tempfile::tempdir().unwrap();
         write_checkpoint(dir.path(), &config(), &tensors, stored);
-        assert_eq!(model::load(dir.path(), None, &mut |_| ()).unwrap().dtype(), stored);
+        assert_eq!(model::load(dir.path(), &Default::default(), &mut |_| ()).unwrap().dtype(), stored);
         assert_eq!(logits(dir.path(), None), logits(dir.path(), Some(stored)));
         for compute in [DType::F32, DType::Bf16, DType::F16] {
             let error = relative_error(&logits(dir.path(), Some(compute)), &want);
@@ -156,9 +156,14 @@ fn weights_that_overflow_the_compute_type_are_named() {
     tensors.get_mut("model.norm.weight").unwrap().1[3] = 1e6;
     let dir = tempfile::tempdir().unwrap();
     write_checkpoint(dir.path(), &config(), &tensors, DType::F32);
-    let e = model::load(dir.path(), Some(DType::F16), &mut |_| ()).map(|_| ()).unwrap_err().to_string();
+    let e =
+        model::load(dir.path(), &LoadOptions { dtype: Some(DType::F16), ..Default::default() }, &mut |_| ())
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
     assert!(e.ends_with("model.norm.weight has a weight at index 3 that is not finite as f16"), "{e}");
-    model::load(dir.path(), Some(DType::Bf16), &mut |_| ()).unwrap();
+    model::load(dir.path(), &LoadOptions { dtype: Some(DType::Bf16), ..Default::default() }, &mut |_| ())
+        .unwrap();
 }
 
 #[test]
@@ -230,7 +235,7 @@ fn an_index_is_checked_before_any_shard_is_opened() {
 fn progress_counts_up_to_all_weights() {
     let dir = random_checkpoint(39);
     let mut seen: Vec<LoadProgress> = Vec::new();
-    model::load(dir.path(), None, &mut |p| seen.push(p)).unwrap();
+    model::load(dir.path(), &Default::default(), &mut |p| seen.push(p)).unwrap();
     assert!(seen.windows(2).all(|w| w[0].bytes < w[1].bytes));
     let last = seen.last().unwrap();
     assert_eq!(last.total_bytes, Checkpoint::open(dir.path()).unwrap().size_bytes());
@@ -278,7 +283,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("model.safetensors"), &bytes).unwrap();
         std::fs::write(dir.path().join("config.json"), config().to_string()).unwrap();
-        prop_assert!(model::load(dir.path(), None, &mut |_| ()).is_err(), "most tensors are missing");
+        prop_assert!(model::load(dir.path(), &Default::default(), &mut |_| ()).is_err(), "most tensors are missing");
     }
 
     #[test]
@@ -299,6 +304,6 @@ proptest! {
             bytes.truncate(len.index(bytes.len()));
         }
         std::fs::write(dir.path().join("model.safetensors.index.json"), &bytes).unwrap();
-        prop_assert!(model::load(dir.path(), None, &mut |_| ()).is_err(), "most tensors are missing");
+        prop_assert!(model::load(dir.path(), &Default::default(), &mut |_| ()).is_err(), "most tensors are missing");
     }
 }

@@ -8,7 +8,7 @@ use lacuna_kernels_host::{
 };
 
 use crate::pattern::{self, Pattern, Selection};
-use crate::{AttentionOptions, AttentionShape, BlockMask, Element, Result, VerticalSlashIndex};
+use crate::{AttentionOptions, AttentionShape, BlockMask, Element, Error, Result, VerticalSlashIndex};
 
 /// A pattern's search and its attention on one device, for calls of fixed sizes.
 ///
@@ -126,7 +126,7 @@ impl<T: Element> Plan<T> {
     /// the blocks that exist.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where a tensor does not fit the plan, and what the driver
+    /// [`Error::ShapeMismatch`] where a tensor does not fit the plan, and what the driver
     /// reports.
     pub fn search(&mut self, stream: &Stream, q: &DeviceView<T>, k: &DeviceView<T>) -> Result<()> {
         match &mut self.parts {
@@ -137,6 +137,28 @@ impl<T: Element> Plan<T> {
                 BlockSearch::XAttention(plan) => plan.run(stream, q, k, block_mask),
             },
             Parts::VerticalSlash { search, index, .. } => search.run(stream, q, k, index),
+        }
+    }
+
+    /// As [`Plan::search`] for [`Pattern::XAttention`], with `thresholds` in the place of the options' own: one per query
+    /// head, from 0 to 1, as each layer of a model may have its own.
+    ///
+    /// # Errors
+    /// As [`Plan::search`], and [`Error::InvalidArgument`] for a pattern without a threshold.
+    pub fn search_with_thresholds(
+        &mut self,
+        stream: &Stream,
+        q: &DeviceView<T>,
+        k: &DeviceView<T>,
+        thresholds: &DeviceBuffer<f32>,
+    ) -> Result<()> {
+        match &mut self.parts {
+            Parts::Blocks { search: BlockSearch::XAttention(plan), block_mask, .. } => {
+                plan.run_with_thresholds(stream, q, k, thresholds, block_mask)
+            }
+            _ => {
+                Err(Error::invalid("prefill", "thresholds", "given for XAttention alone", "another pattern"))
+            }
         }
     }
 

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use lacuna::gpu::gemm;
 use lacuna::{DType, Device};
 use lacuna_runner::attn::{self, Attn};
-use lacuna_runner::model::{self, Model, Tokenizer};
+use lacuna_runner::model::{self, Config, LoadFormat, LoadOptions, Model, PlanOptions, Tokenizer};
 
 use super::failure::Outcome;
 use super::progress::Progress;
+use super::prompt::Prompt;
 
 /// Which model, and how to run it.
 #[derive(clap::Args)]
@@ -32,19 +34,27 @@ pub struct TokenizerArgs {
 /// What to compute in, and where.
 #[derive(clap::Args)]
 pub struct ComputeArgs {
+    /// Where the weights come from: auto (safetensors in DIR), or dummy (random numbers, to measure speed: config.json is
+    /// enough)
+    #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = load_format, help_heading = "Model")]
+    load_format: LoadFormat,
     /// Type to compute in: auto (as the weights are stored), bf16, f16, f32
     #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = dtype, help_heading = "Model")]
     dtype: AutoDType,
-    /// Where to compute: cpu
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device, help_heading = "Model")]
+    /// Where to compute: cpu, cuda, cuda:N, emulated (the GPU kernels on this machine's processor, slowly)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", help_heading = "Model")]
     device: Device,
+    /// What multiplies matrices on a GPU: auto, cublaslt (where it is installed), own
+    #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Model")]
+    gemm: gemm::Backend,
 }
 
 /// A type, or that of the weights.
 #[derive(Debug, Clone, Copy)]
 pub struct AutoDType(pub Option<DType>);
 
-fn dtype(text: &str) -> Result<AutoDType, String> {
+/// A type, or auto.
+pub fn dtype(text: &str) -> Result<AutoDType, String> {
     Ok(AutoDType(match text.to_ascii_lowercase().as_str() {
         "auto" => None,
         "bf16" | "bfloat16" => Some(DType::Bf16),
@@ -54,10 +64,14 @@ fn dtype(text: &str) -> Result<AutoDType, String> {
     }))
 }
 
-fn device(text: &str) -> Result<Device, String> {
+/// Dummy weights are always the same.
+const DUMMY_SEED: u64 = 0;
+
+fn load_format(text: &str) -> Result<LoadFormat, String> {
     match text.to_ascii_lowercase().as_str() {
-        "cpu" => Ok(Device::Cpu),
-        _ => Err("the only device is cpu for a model; GPU kernels alone: lacuna demo --device".into()),
+        "auto" => Ok(LoadFormat::Auto),
+        "dummy" => Ok(LoadFormat::Dummy { seed: DUMMY_SEED }),
+        _ => Err("the formats are auto and dummy".into()),
     }
 }
 
@@ -95,20 +109,58 @@ impl TokenizerArgs {
 }
 
 impl ComputeArgs {
+    /// As the library takes them.
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions { dtype: self.dtype.0, device: self.device, gemm: self.gemm, format: self.load_format }
+    }
+
     /// Loads the weights in `dir`.
     pub fn load(&self, dir: &std::path::Path, progress: &Progress) -> Outcome<Box<dyn Model>> {
-        let Device::Cpu = self.device else { unreachable!("`device` accepts no other") };
         let mut task = progress.task("loading the model", 0);
-        Ok(model::load(dir, self.dtype.0, &mut |p| task.load(p))?)
+        Ok(model::load(dir, &self.options(), &mut |p| task.load(p))?)
     }
 }
 
 impl ModelArgs {
-    /// Loads tokenizer and weights, and checks that they fit.
-    pub fn load(&self, progress: &Progress) -> Outcome<(Box<dyn Model>, Tokenizer)> {
+    /// Reads `config.json`.
+    pub fn config(&self) -> lacuna_runner::Result<Config> {
+        Config::from_file(&self.model.join("config.json"))
+    }
+
+    /// Reads the tokenizer, and checks that it fits. Random tokens have one that spells ids.
+    pub fn tokenizer(&self, config: &Config, prompt: &Prompt) -> lacuna_runner::Result<Tokenizer> {
+        if let Prompt::Random(_) = prompt {
+            return Tokenizer::of_ids(config.vocab_size);
+        }
         let tokenizer = self.tokenizer.load(Some(&self.model))?;
-        let model = self.compute.load(&self.model, progress)?;
-        tokenizer.check(model.config())?;
-        Ok((model, tokenizer))
+        tokenizer.check(config)?;
+        Ok(tokenizer)
+    }
+
+    /// Loads the weights, for a prompt and an answer of so many tokens under any of `attns`: what a GPU has no memory for is
+    /// refused before they are read.
+    pub fn load(
+        &self,
+        config: &Config,
+        [tokens, max_new_tokens]: [usize; 2],
+        attns: &[Attn],
+        progress: &Progress,
+    ) -> Outcome<Box<dyn Model>> {
+        if let Some(context) = self.compute.device.context()? {
+            for attn in attns {
+                let options = PlanOptions {
+                    tokens,
+                    max_new_tokens,
+                    pattern: attn.pattern().clone(),
+                    thresholds: attn.thresholds().cloned(),
+                    // Either of the types that GPUs take; the weights, which have not been looked at, may say which.
+                    dtype: self.compute.dtype.0.unwrap_or(DType::Bf16),
+                    device: context.info().clone(),
+                    memory_bytes: Some(context.memory()?.free),
+                };
+                model::plan(config, &options)?.check()?;
+            }
+        }
+        self.compute.load(&self.model, progress)
     }
 }

@@ -1,11 +1,12 @@
 //! `lacuna generate`: a prompt goes in, its continuation comes out.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use lacuna_runner::Error;
 use lacuna_runner::attn::Attn;
 use lacuna_runner::generate::{GenerateOptions, Generation, SamplingOptions, eos_token_ids, generate};
-use lacuna_runner::model::{Model, Session, Tokenizer, peak_memory_bytes};
+use lacuna_runner::model::{Session, Tokenizer, peak_memory_bytes};
 use lacuna_runner::report::{
     Align, Style, Table, format_bytes, format_count, format_density, format_duration, format_rate,
     format_speedup,
@@ -25,6 +26,7 @@ use super::terminal;
     lacuna generate -m DIR -f book.txt -a flexprefill,gamma=0.95 -n 200\n  \
     lacuna generate -m DIR --context-file book.txt --query 'Where is Mary?' \\\n      \
     -a dense -a flexprefill -a xattention,threshold=0.9\n  \
+    lacuna generate -m DIR --load-format dummy --prompt-tokens 8k --ignore-eos\n  \
     lacuna generate -a help        the patterns and their keys")]
 pub struct GenerateArgs {
     #[command(flatten)]
@@ -101,6 +103,10 @@ impl SamplingArgs {
 #[derive(Serialize)]
 struct Answers {
     prompt_tokens: usize,
+    device: String,
+    dtype: String,
+    /// What multiplies matrices on a GPU.
+    gemm: Option<String>,
     answers: Vec<Answer>,
     peak_memory_bytes: Option<u64>,
 }
@@ -121,10 +127,18 @@ struct Answer {
 
 pub fn run(args: GenerateArgs, progress: &Progress) -> Outcome {
     let sampling = args.sampling.options()?;
-    let text = args.prompt.text()?;
-    let (model, tokenizer) = args.model.load(progress)?;
-    args.attn.iter().try_for_each(|attn| attn.check(model.config()))?;
-    let prompt = tokenizer.encode(&text, true)?;
+    let prompt = args.prompt.prompt()?;
+    let config = args.model.config()?;
+    let tokenizer = args.model.tokenizer(&config, &prompt)?;
+    args.attn.iter().try_for_each(|attn| attn.check(&config))?;
+    let prompt = prompt.tokens(&tokenizer, config.vocab_size, sampling.seed)?;
+    let device = args.model.compute.options().device.to_string();
+    let limit = config.max_position_embeddings;
+    if prompt.len() > limit {
+        let (what, limit_name) = ("the prompt", "max_position_embeddings");
+        return Err(Error::TooLong { what, tokens: prompt.len(), limit_name, limit }.into());
+    }
+    let model = args.model.load(&config, [prompt.len(), args.max_new_tokens], &args.attn, progress)?;
     let mut eos_token_ids = args.stop_token_id;
     if !args.ignore_eos {
         eos_token_ids.extend(self::eos_token_ids(model.config(), model.generation_config()));
@@ -137,7 +151,7 @@ pub fn run(args: GenerateArgs, progress: &Progress) -> Outcome {
         ..Default::default()
     };
     let mut run = Run {
-        session: session(&*model, &prompt, args.max_new_tokens)?,
+        session: model.session(prompt.len().saturating_add(args.max_new_tokens).min(limit))?,
         num_layers: model.config().num_hidden_layers,
         tokenizer: &tokenizer,
         prompt: &prompt,
@@ -158,26 +172,15 @@ pub fn run(args: GenerateArgs, progress: &Progress) -> Outcome {
     if args.json {
         terminal::print_json(&Answers {
             prompt_tokens: prompt.len(),
+            device,
+            dtype: model.dtype().to_string(),
+            gemm: model.gemm_backend().map(|backend| backend.to_string()),
             answers: generations.iter().map(|(attn, generation)| Answer::new(attn, generation)).collect(),
             peak_memory_bytes: peak_memory_bytes(),
         })
     } else {
         terminal::print(&comparison(&generations).render(terminal::colour()))
     }
-}
-
-/// A context with room for the prompt and for as many new tokens as the model has positions.
-fn session<'m>(
-    model: &'m dyn Model,
-    prompt: &[u32],
-    max_new_tokens: usize,
-) -> Outcome<Box<dyn Session + 'm>> {
-    let limit = model.config().max_position_embeddings;
-    if prompt.len() > limit {
-        let (what, limit_name) = ("the prompt", "max_position_embeddings");
-        return Err(Error::TooLong { what, tokens: prompt.len(), limit_name, limit }.into());
-    }
-    Ok(model.session(prompt.len().saturating_add(max_new_tokens).min(limit))?)
 }
 
 struct Run<'a> {
@@ -215,10 +218,16 @@ impl Run<'_> {
 /// One line about what it took.
 fn summary(generation: &Generation) -> String {
     let prefill = &generation.prefill;
+    let share = |of: Duration| format_density(of.as_secs_f64() / prefill.total.as_secs_f64());
     let mut parts = vec![
         format!("{} prompt tokens", format_count(prefill.tokens)),
         format!("first token after {}", format_duration(prefill.total)),
-        format!("prefill {}", format_rate(prefill.tokens_per_second())),
+        format!(
+            "prefill {}, of which attention {}, search {}",
+            format_rate(prefill.tokens_per_second()),
+            share(prefill.attention()),
+            share(prefill.search())
+        ),
     ];
     if generation.tokens.len() > 1 {
         parts.push(format!("decode {}", format_rate(generation.decode_tokens_per_second())));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lacuna::{AttentionShape, Selection, Seqlens};
 use lacuna_runner::attn::Attn;
+use lacuna_runner::generate::SamplingOptions;
 use lacuna_runner::model::{ForwardOptions, LayerReport, LogitRows, Observer};
 use lacuna_runner::report::{
     MAX_SIDE, MaskPicture, format_count, format_density, format_duration, write_file,
@@ -45,9 +46,9 @@ pub struct MaskArgs {
 const TEXT_SIDE: usize = 40;
 
 pub fn run(args: MaskArgs, progress: &Progress) -> Outcome {
-    let text = args.prompt.text()?;
-    let (model, tokenizer) = args.model.load(progress)?;
-    let config = model.config();
+    let prompt = args.prompt.prompt()?;
+    let config = &args.model.config()?;
+    let tokenizer = args.model.tokenizer(config, &prompt)?;
     for (what, got, limit) in
         [("--layer", args.layer, config.num_hidden_layers), ("--head", args.head, config.num_attention_heads)]
     {
@@ -56,7 +57,9 @@ pub fn run(args: MaskArgs, progress: &Progress) -> Outcome {
         }
     }
     args.attn.check(config)?;
-    let prompt = tokenizer.encode(&text, true)?;
+    let prompt = prompt.tokens(&tokenizer, config.vocab_size, SamplingOptions::default().seed)?;
+    let attns = std::slice::from_ref(&args.attn);
+    let model = args.model.load(config, [prompt.len(), 0], attns, progress)?;
     let file = args.out.filter(|path| path != Path::new("-"));
     let shape = AttentionShape::new(
         config.num_attention_heads,

@@ -8,6 +8,7 @@ mod generate;
 mod kernel_case;
 mod mask;
 mod model;
+mod plan;
 mod progress;
 mod prompt;
 mod scaled;
@@ -71,6 +72,7 @@ enum Command {
     Tokens(tokens::TokensArgs),
     #[command(subcommand)]
     Model(model::ModelCommand),
+    Plan(plan::PlanArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -122,6 +124,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Mask(args) => mask::run(args, &progress),
         Command::Tokens(args) => tokens::run(args),
         Command::Model(command) => model::run(command),
+        Command::Plan(args) => plan::run(args),
         Command::Doctor(args) => doctor::run(args),
     }
 }

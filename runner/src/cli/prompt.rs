@@ -1,10 +1,14 @@
-//! Texts from the command line, from files and from standard input.
+//! Prompts: texts from the command line, from files and from standard input, or random tokens.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use lacuna_runner::model::Tokenizer;
 use lacuna_runner::{Error, Result};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
+use super::args;
 use super::failure::{Failure, Outcome};
 
 /// The prompt of `generate` and `mask`.
@@ -29,26 +33,57 @@ pub struct PromptArgs {
     /// What to ask about --context-file
     #[arg(long, value_name = "TEXT", requires = "context_file", help_heading = "Prompt")]
     query: Option<String>,
+    /// Random tokens, N of them; no tokenizer is needed, and an answer is printed as token ids
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = args::positive_length,
+        conflicts_with_all = ["prompt", "prompt_file", "context_file", "tokenizer"],
+        help_heading = "Prompt"
+    )]
+    prompt_tokens: Option<usize>,
+}
+
+/// What the model is to go on from.
+pub enum Prompt {
+    /// Never empty.
+    Text(String),
+    /// So many random tokens; at least one.
+    Random(usize),
+}
+
+impl Prompt {
+    /// Its tokens, random ones from the whole vocabulary.
+    pub fn tokens(&self, tokenizer: &Tokenizer, vocab_size: usize, seed: u64) -> Result<Vec<u32>> {
+        match *self {
+            Self::Text(ref text) => tokenizer.encode(text, true),
+            Self::Random(len) => {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                Ok((0..len).map(|_| rng.random_range(0..vocab_size as u32)).collect())
+            }
+        }
+    }
 }
 
 impl PromptArgs {
-    /// The prompt's text; never empty.
-    pub fn text(&self) -> Outcome<String> {
+    /// The prompt: the text, read, or how many tokens to make up.
+    pub fn prompt(&self) -> Outcome<Prompt> {
         let text = match self {
+            Self { prompt_tokens: Some(len), .. } => return Ok(Prompt::Random(*len)),
             Self { prompt: Some(text), .. } => text.clone(),
             Self { prompt_file: Some(file), .. } => read_text(file)?,
             Self { context_file: Some(file), query: Some(query), .. } => {
                 format!("{}\n{query}", read_text(file)?)
             }
             _ => {
-                let ways = "--prompt TEXT, --prompt-file FILE, or --context-file FILE with --query TEXT";
+                let ways = "--prompt TEXT, --prompt-file FILE, --context-file FILE with --query TEXT, or --prompt-tokens N";
                 return Err(Failure::Usage(format!("a prompt is needed: {ways}")));
             }
         };
         if text.is_empty() {
             return Err(Failure::Other("the prompt is empty".into()));
         }
-        Ok(text)
+        Ok(Prompt::Text(text))
     }
 }
 

@@ -5,11 +5,11 @@ use lacuna_runner::attn::{Attn, METHODS};
 /// One setting for each pattern of the registry, in its order, for a context of `tokens` whose `last` ones ask for `facts`
 /// facts.
 ///
-/// Windows are a sixteenth of the text, sinks a sixty-fourth; blocks are 128 tokens, and smaller in texts too short for
+/// Windows are a sixteenth of the text, sinks a sixty-fourth; blocks are 128 tokens, and 64 in texts too short for
 /// that. The searches look at all rows that ask, and keep enough for every fact.
 pub fn scaled(tokens: usize, last: usize, facts: usize) -> Vec<Attn> {
     let last = last.max(1);
-    let block = (tokens / 64).next_power_of_two().clamp(16, 128);
+    let block = (tokens / 64).next_power_of_two().clamp(64, 128);
     let probe_block = last.next_power_of_two().clamp(block, 256);
     let window = (tokens / 16).max(256);
     let sink = (tokens / 64).max(128);
@@ -20,7 +20,7 @@ pub fn scaled(tokens: usize, last: usize, facts: usize) -> Vec<Attn> {
         .map(|method| {
             let keys = match method.name {
                 "flexprefill" => format!("block={probe_block},gamma=0.95,min_budget={budget}"),
-                "xattention" => format!("block={},stride=4,threshold=0.98", block.max(64)),
+                "xattention" => format!("block={block},stride=4,threshold=0.98"),
                 "vertical-slash" => format!("vertical={columns},slash={sink},last_q={last}"),
                 "a-shape" => format!("block={block},init={sink},local={window}"),
                 "tri-shape" => format!("block={block},init={sink},local={window},last={last}"),

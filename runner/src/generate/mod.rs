@@ -101,7 +101,7 @@ pub fn eos_token_ids(config: &Config, generation_config: &GenerationConfig) -> V
 /// use lacuna_runner::model::{self, Tokenizer};
 ///
 /// let dir = std::path::Path::new("llama-3.1-8b");
-/// let model = model::load(dir, None, &mut |_| ())?;
+/// let model = model::load(dir, &Default::default(), &mut |_| ())?;
 /// let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json"))?;
 /// let prompt = tokenizer.encode("The capital of France is", true)?;
 /// let options = GenerateOptions {
@@ -151,8 +151,8 @@ pub fn generate(
     while seen.len() - prompt.len() < options.max_new_tokens {
         let next = match token {
             None => sampler.sample(&logits, &seen)?,
-            Some(token) => match session.decode(token) {
-                Ok(logits) => sampler.sample(logits, &seen)?,
+            Some(token) => match session.next_token(token, &mut sampler, &seen) {
+                Ok(next) => next,
                 Err(Error::TooLong { .. }) => break,
                 Err(e) => return Err(e),
             },

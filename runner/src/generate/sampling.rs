@@ -1,5 +1,8 @@
 //! Choosing a token from logits.
 
+use std::cmp::Ordering;
+
+use lacuna::gpu::sample::weight;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -76,10 +79,13 @@ impl SamplingOptions {
 }
 
 /// Chooses tokens, with a random stream of its own.
+///
+/// The rule and its arithmetic are those of [`lacuna::gpu::sample`]: on the same logits a device draws the same token with
+/// the same number.
 pub struct Sampler {
     options: SamplingOptions,
     rng: ChaCha8Rng,
-    /// Candidates as (logit, then probability; id), kept for its memory.
+    /// Candidates as (logit, id), kept for its memory.
     candidates: Vec<(f32, u32)>,
 }
 
@@ -94,46 +100,68 @@ impl Sampler {
         Ok(Self { options, rng, candidates: Vec::new() })
     }
 
+    /// How it chooses.
+    pub fn options(&self) -> &SamplingOptions {
+        &self.options
+    }
+
+    /// Whether tokens seen before are penalised, so that the logits are not all there is to know.
+    pub fn penalises(&self) -> bool {
+        self.options.repetition_penalty != 1.0
+    }
+
+    /// The next number of the random stream, in [0, 1): one for each token at a temperature above 0, none at 0. Who draws
+    /// tokens elsewhere takes the numbers from here.
+    pub fn next_uniform(&mut self) -> f32 {
+        self.rng.random()
+    }
+
     /// The next token after `seen`, from `logits` `[vocab_size]`, which are finite. In order: repetition penalty,
     /// temperature, top-k, top-p, min-p.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for no logits or one that is NaN.
+    /// [`Error::InvalidArgument`] for no logits, for 2^24 or more, and for one that is NaN or positive infinity.
     pub fn sample(&mut self, logits: &[f32], seen: &[u32]) -> Result<u32> {
-        if logits.is_empty() || logits.iter().any(|x| x.is_nan()) {
-            return Err(Error::invalid(
-                "logits",
-                "at least one, none of them NaN",
-                format_args!("{} of them", logits.len()),
-            ));
+        /// Weights of so many add up without overflow.
+        const MOST: usize = (1 << 24) - 1;
+        let bad = |&x: &f32| x.is_nan() || x == f32::INFINITY;
+        if !(1..=MOST).contains(&logits.len()) || logits.iter().any(bad) {
+            let expected = format!("from 1 to {MOST} numbers, none of them NaN or infinite");
+            return Err(Error::invalid("logits", expected, format_args!("{} of them", logits.len())));
         }
         self.candidates.clear();
-        self.candidates.extend(logits.iter().zip(0..).map(|(&x, id)| (x, id)));
+        // -0 becomes 0: they are equal.
+        self.candidates.extend(logits.iter().zip(0..).map(|(&x, id)| (x + 0.0, id)));
         self.penalise(seen);
         let likeliest = self.candidates.iter().copied().reduce(|a, b| if b.0 > a.0 { b } else { a });
         let (top, id) = likeliest.expect("there is at least one logit");
         if self.options.temperature == 0.0 {
             return Ok(id);
         }
+        let scale_log2 = weight::scale_log2(self.options.temperature);
+        let weight_of = |logit: f32| weight::weight(logit, top, scale_log2);
         self.keep_top_k();
-        // Likeliest first, the lowest id first among equals.
-        self.candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let mut total = 0.0f64;
-        for (x, _) in &mut self.candidates {
-            *x = ((*x - top) / self.options.temperature).exp();
-            total += *x as f64;
+        self.keep_top_p(weight_of);
+        let least = weight::least(self.options.min_p);
+        self.candidates.retain(|&(x, _)| weight_of(x) >= least);
+        if !self.candidates.is_sorted_by_key(|&(_, id)| id) {
+            self.candidates.sort_unstable_by_key(|&(_, id)| id);
         }
-        self.keep_top_p(total);
-        let least = self.options.min_p * self.candidates[0].0;
-        self.candidates.truncate(self.candidates.partition_point(|(p, _)| *p >= least).max(1));
-        Ok(self.draw())
+        let goal = weight::goal(self.next_uniform(), sum(&self.candidates, weight_of));
+        let mut sum = 0;
+        let drawn = self.candidates.iter().find(|&&(x, _)| {
+            sum += weight_of(x);
+            sum > goal
+        });
+        // A penalty may have taken the largest logit to infinity, which leaves no weights.
+        Ok(drawn.map_or(id, |&(_, id)| id))
     }
 
     fn penalise(&mut self, seen: &[u32]) {
-        let penalty = self.options.repetition_penalty;
-        if penalty == 1.0 {
+        if !self.penalises() {
             return;
         }
+        let penalty = self.options.repetition_penalty;
         let window = self.options.repeat_last_n.unwrap_or(seen.len()).min(seen.len());
         let mut ids = seen[seen.len() - window..].to_vec();
         ids.sort_unstable();
@@ -148,36 +176,34 @@ impl Sampler {
     fn keep_top_k(&mut self) {
         let k = self.options.top_k;
         if (1..self.candidates.len()).contains(&k) {
-            let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-            self.candidates.select_nth_unstable_by(k - 1, order);
+            self.candidates.select_nth_unstable_by(k - 1, likeliest_first);
             self.candidates.truncate(k);
         }
     }
 
-    /// The fewest of the sorted candidates, weights so far, that reach the share `top_p` of `total`.
-    fn keep_top_p(&mut self, total: f64) {
+    /// The fewest of the candidates, likeliest first, that have the share `top_p` of their weight.
+    fn keep_top_p(&mut self, weight_of: impl Fn(f32) -> u64) {
         if self.options.top_p >= 1.0 {
             return;
         }
-        let goal = self.options.top_p as f64 * total;
-        let mut sum = 0.0f64;
-        let reached = self.candidates.iter().position(|(p, _)| {
-            sum += *p as f64;
-            sum >= goal
+        let need = weight::need(self.options.top_p, sum(&self.candidates, &weight_of));
+        self.candidates.sort_unstable_by(likeliest_first);
+        let mut sum = 0;
+        let reached = self.candidates.iter().position(|&(x, _)| {
+            sum += weight_of(x);
+            sum >= need
         });
         self.candidates.truncate(reached.map_or(self.candidates.len(), |i| i + 1));
     }
+}
 
-    fn draw(&mut self) -> u32 {
-        let total: f64 = self.candidates.iter().map(|(p, _)| *p as f64).sum();
-        let goal = self.rng.random::<f64>() * total;
-        let mut sum = 0.0;
-        let drawn = self.candidates.iter().find(|(p, _)| {
-            sum += *p as f64;
-            sum > goal
-        });
-        drawn.unwrap_or(&self.candidates[0]).1
-    }
+/// The lowest id first among equals.
+fn likeliest_first(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+fn sum(candidates: &[(f32, u32)], weight_of: impl Fn(f32) -> u64) -> u64 {
+    candidates.iter().map(|&(x, _)| weight_of(x)).sum()
 }
 
 #[cfg(test)]
@@ -277,6 +303,7 @@ mod tests {
         let mut sampler = Sampler::new(sampling(1.0)).unwrap();
         assert!(sampler.sample(&[], &[]).is_err());
         assert!(sampler.sample(&[1.0, f32::NAN], &[]).is_err());
+        assert!(sampler.sample(&[1.0, f32::INFINITY], &[]).is_err());
         assert_eq!(sampler.sample(&[f32::NEG_INFINITY, 1.0], &[]).unwrap(), 1);
         assert_eq!(Sampler::new(sampling(1e-30)).unwrap().sample(&[1.0, 2.0], &[]).unwrap(), 1);
     }

@@ -54,6 +54,11 @@ impl RotaryTable {
         Self { half, cos_sin }
     }
 
+    /// The table, `[tokens, 2 half]`: a row holds the cosines, then the sines.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.cos_sin
+    }
+
     /// Turns one head of token `token` (counted within the table) from `x` into `out`, rounding once.
     #[inline]
     pub fn rotate<T: Element>(&self, token: usize, x: &[f32], out: &mut [T]) {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::{Value, json};
+
 use super::config::Config;
 use crate::{Error, Result};
 
@@ -25,6 +27,25 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|e| Error::malformed(path, format_args!("not a tokenizer: {e}")))?;
         Ok(Self { inner })
+    }
+
+    /// A tokenizer that spells each of `vocab_size` tokens as its id, for models that have none of their own.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn of_ids(vocab_size: usize) -> Result<Self> {
+        let vocab: serde_json::Map<String, Value> =
+            (0..vocab_size).map(|id| (id.to_string(), id.into())).collect();
+        let json = json!({
+            "version": "1.0",
+            "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "0"},
+        });
+        let inner = json.to_string().parse();
+        Ok(Self {
+            inner: inner
+                .map_err(|e: tokenizers::Error| Error::Tokenizer { action: "make", reason: e.to_string() })?,
+        })
     }
 
     /// Refuses a tokenizer that has tokens the model's embedding lacks; the other way round is common padding.
@@ -154,5 +175,21 @@ impl DecodeStream<'_> {
             self.window.pop();
         }
         Ok(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_spelled_as_numbers() {
+        let tokenizer = Tokenizer::of_ids(300).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 300);
+        assert_eq!(tokenizer.encode(" 17 0\n299", true).unwrap(), [17, 0, 299]);
+        assert_eq!(tokenizer.decode(&[17, 0, 299], true).unwrap(), "17 0 299");
+        let mut stream = tokenizer.stream(true);
+        let pieces: Vec<String> = [5, 5, 299, 0].iter().map(|&id| stream.step(id).unwrap()).collect();
+        assert_eq!(pieces, ["5", " 5", " 299", " 0"]);
     }
 }

@@ -14,7 +14,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::config::Config;
 use super::json::read_object;
-use super::llama::expected_tensors;
+use super::tensors::expected_tensors;
 use crate::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -289,18 +289,23 @@ fn element_type(dtype: Dtype) -> Option<DType> {
     }
 }
 
+/// Appends room for `len` elements to `out`, and gives that part.
+pub(super) fn grow<T: Element>(out: &mut Vec<T>, len: usize) -> Result<&mut [T]> {
+    out.try_reserve_exact(len)
+        .map_err(|_| Error::OutOfMemory { what: "weights", bytes: len as u128 * size_of::<T>() as u128 })?;
+    let start = out.len();
+    out.resize(start + len, T::default());
+    Ok(&mut out[start..])
+}
+
 /// Appends little-endian `S` elements as `T`, and finds the first that is not finite there.
 fn convert<S: Element, T: Element, const N: usize>(
     bytes: &[u8],
     from_le_bytes: impl Fn([u8; N]) -> S + Sync,
     out: &mut Vec<T>,
 ) -> Result<Option<usize>> {
-    let len = bytes.len() / N;
-    out.try_reserve_exact(len)
-        .map_err(|_| Error::OutOfMemory { what: "weights", bytes: len as u128 * size_of::<T>() as u128 })?;
-    let start = out.len();
-    out.resize(start + len, T::default());
-    let parts = out[start..].par_chunks_mut(CONVERT_CHUNK).zip(bytes.par_chunks(CONVERT_CHUNK * N));
+    let out = grow(out, bytes.len() / N)?;
+    let parts = out.par_chunks_mut(CONVERT_CHUNK).zip(bytes.par_chunks(CONVERT_CHUNK * N));
     let not_finite = parts.enumerate().filter_map(|(i, (out, part))| {
         let mut finite = true;
         for (o, x) in out.iter_mut().zip(part.as_chunks::<N>().0) {

@@ -8,13 +8,36 @@ use half::{bf16, f16};
 use lacuna::DType;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
 /// The golden checkpoints.
 pub fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// A golden checkpoint and what `transformers` says of it.
+pub struct Golden {
+    pub dir: std::path::PathBuf,
+    pub tokens: Vec<u32>,
+    pub position_ids: Vec<u32>,
+    /// `[tokens, vocab_size]`
+    pub logits: Vec<f32>,
+}
+
+/// Reads one.
+pub fn golden(name: &str) -> Golden {
+    let dir = golden_dir().join(name);
+    let json: Value = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
+    let list = |key: &str| -> Vec<u32> {
+        json[key].as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+    };
+    let file = std::fs::read(dir.join("logits.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&file).unwrap();
+    let logits = file.tensor("logits").unwrap();
+    let logits = logits.data().as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
+    Golden { tokens: list("tokens"), position_ids: list("position_ids"), logits, dir }
 }
 
 /// A small configuration: GQA 2, untied.

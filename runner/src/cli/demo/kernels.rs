@@ -12,9 +12,7 @@ use lacuna::{
 use lacuna_runner::report::{Align, Style, Table, format_count, format_density, format_duration};
 use serde::Serialize;
 
-use crate::cli::failure::{Failure, Outcome};
 use crate::cli::kernel_case::{Kept, KernelCase};
-use crate::cli::terminal;
 
 const NUM_HEADS: usize = 4;
 const NUM_HEADS_K: usize = 2;
@@ -29,7 +27,7 @@ const TOLERANCE: f64 = 1e-2;
 
 /// What the demo of a device shows.
 #[derive(Serialize)]
-struct KernelDemo {
+pub struct KernelDemo {
     device: String,
     name: String,
     tokens: usize,
@@ -39,7 +37,7 @@ struct KernelDemo {
     /// Whether the kernels are those that ship, or were built from edited sources.
     image: &'static str,
     calls: Vec<Call>,
-    ok: bool,
+    pub ok: bool,
 }
 
 /// One call of one operation.
@@ -68,39 +66,6 @@ struct Bench {
     context: Context,
     stream: Stream,
     emulator: Option<Arc<EmulatedDriver>>,
-}
-
-/// Runs the kernels on `device`, which is not the CPU, over `tokens` tokens.
-pub fn run(device: Device, tokens: usize, json: bool) -> Outcome {
-    let bench = Bench::new(device)?;
-    let mut calls = Vec::new();
-    for head_dim in [64, 128] {
-        let case = KernelCase::<bf16>::new(tokens, NUM_HEADS, NUM_HEADS_K, head_dim)?;
-        calls.push(bench.dense(&case)?);
-        calls.push(bench.block_sparse(&case)?);
-        calls.push(bench.decode(&case)?);
-        for (what, pattern) in patterns() {
-            calls.push(bench.pattern(what, &case, &pattern)?);
-        }
-        calls.push(bench.top_k(&case)?);
-    }
-    let demo = KernelDemo {
-        device: device.to_string(),
-        name: bench.context.info().name.clone(),
-        tokens,
-        num_heads: NUM_HEADS,
-        num_heads_k: NUM_HEADS_K,
-        dtype: "bf16",
-        image: lacuna::ptx::ORIGIN,
-        ok: calls.iter().all(|call| call.ok),
-        calls,
-    };
-    if json {
-        terminal::print_json(&demo)?;
-    } else {
-        terminal::print(&demo.page(terminal::colour()))?;
-    }
-    if demo.ok { Ok(()) } else { Err(Failure::Verdict) }
 }
 
 /// The patterns that look for what to read, sized for a few hundred tokens.
@@ -278,7 +243,35 @@ impl Counted {
 }
 
 impl KernelDemo {
-    fn page(&self, colour: bool) -> String {
+    /// Runs the kernels on `device`, which is not the CPU, over `tokens` tokens.
+    pub fn new(device: Device, tokens: usize) -> lacuna::Result<Self> {
+        let bench = Bench::new(device)?;
+        let mut calls = Vec::new();
+        for head_dim in [64, 128] {
+            let case = KernelCase::<bf16>::new(tokens, NUM_HEADS, NUM_HEADS_K, head_dim)?;
+            calls.push(bench.dense(&case)?);
+            calls.push(bench.block_sparse(&case)?);
+            calls.push(bench.decode(&case)?);
+            for (what, pattern) in patterns() {
+                calls.push(bench.pattern(what, &case, &pattern)?);
+            }
+            calls.push(bench.top_k(&case)?);
+        }
+        Ok(Self {
+            device: device.to_string(),
+            name: bench.context.info().name.clone(),
+            tokens,
+            num_heads: NUM_HEADS,
+            num_heads_k: NUM_HEADS_K,
+            dtype: "bf16",
+            image: lacuna::ptx::ORIGIN,
+            ok: calls.iter().all(|call| call.ok),
+            calls,
+        })
+    }
+
+    /// The table of calls.
+    pub fn page(&self, colour: bool) -> String {
         let emulated = self.calls.iter().any(|call| call.counted.is_some());
         let mut page = format!(
             "Attention of {} tokens in bf16, {} query heads over {} KV heads, on\n{}: {}.\n\n",

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use lacuna::{Device, Pattern};
 use lacuna_runner::attn::{Attn, METHODS};
 use lacuna_runner::generate::{StopStrings, eos_token_ids};
-use lacuna_runner::model::{self, ForwardOptions, ForwardReport, LogitRows, Model, Session, Tokenizer};
+use lacuna_runner::model::{
+    self, ForwardOptions, ForwardReport, LoadOptions, LogitRows, Model, Session, Tokenizer,
+};
 use lacuna_runner::needle::{self, BEGIN, Existing, NeedleOptions, Prompt, PromptOptions};
 use lacuna_runner::{Error, Result};
 use serde::Serialize;
@@ -27,6 +29,7 @@ use super::progress::Progress;
 use super::scaled::scaled;
 use super::terminal;
 use expectation::Expectation;
+use kernels::KernelDemo;
 
 /// Show every pattern on a long text with facts hidden in it
 ///
@@ -48,7 +51,7 @@ use expectation::Expectation;
     lacuna demo --device emulated\n  \
     lacuna demo --json > demo.json")]
 pub struct DemoArgs {
-    /// Length of the text with the questions, in tokens [default: 32k; on another device than the CPU 512]
+    /// Length of the text with the questions, in tokens [default: 32k; emulated 512]
     #[arg(long, value_name = "N", value_parser = args::positive_length)]
     tokens: Option<usize>,
     /// How many facts to hide, and to ask for [default: 4]
@@ -63,8 +66,8 @@ pub struct DemoArgs {
     /// A Llama model directory to ask instead of the needle model
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Where to run: cpu; on cuda, cuda:N or emulated the demo is another one: a small attention through the kernels that
-    /// ship for GPUs, each checked against a plain loop. It takes no option but --tokens and --json
+    /// Where to run: cpu, cuda, cuda:N or emulated. On all but the CPU the model runs wholly on the kernels that ship for
+    /// GPUs, in bf16, and a table follows that checks each kernel of attention against a plain loop
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
     /// Print JSON
@@ -77,12 +80,15 @@ const MAX_ANSWER: usize = 16;
 
 #[derive(Serialize)]
 struct Demo {
+    device: String,
     tokens: usize,
     seed: u64,
     needles: Vec<HiddenNeedle>,
     patterns: Vec<Shown>,
     as_expected: bool,
     seconds: f64,
+    /// The kernels one by one, on all devices but the CPU.
+    kernels: Option<KernelDemo>,
 }
 
 #[derive(Serialize)]
@@ -121,25 +127,26 @@ struct Answer {
     expected: Expectation,
 }
 
-/// Lengths that are not given: of the text, and of an attention on another device than the CPU.
+/// Tokens of the text, unless they are given; the emulator, thousands of times slower than a GPU, has less time.
 const TOKENS: usize = 32 << 10;
-const DEVICE_TOKENS: usize = 512;
+const EMULATED_TOKENS: usize = 512;
+/// The last rows that searches on GPUs look at, at most.
+const MAX_PROBE: usize = 128;
+/// Tokens of the attention that every kernel is tried on.
+const KERNEL_TOKENS: usize = 512;
 /// Facts, unless their number is given.
 const NEEDLES: u8 = 4;
 
 pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
-    if args.device != Device::Cpu {
-        if args.needles.is_some() || args.seed.is_some() || !args.attn.is_empty() || args.model.is_some() {
-            let message = format!("demo --device {} takes no option but --tokens and --json", args.device);
-            return Err(Failure::Usage(message));
-        }
-        return kernels::run(args.device, args.tokens.unwrap_or(DEVICE_TOKENS), args.json);
-    }
     let start = Instant::now();
     let (model, tokenizer, prompt) = prepare(&args, progress)?;
     args.attn.iter().try_for_each(|attn| attn.check(model.config()))?;
     let mut attns = match &args.attn[..] {
-        [] => scaled(prompt.tokens.len(), prompt.tokens.len() - prompt.query_start, prompt.questions.len()),
+        [] => {
+            let rows = prompt.tokens.len() - prompt.query_start;
+            let rows = if args.device == Device::Cpu { rows } else { rows.min(MAX_PROBE) };
+            scaled(prompt.tokens.len(), rows, prompt.questions.len())
+        }
         attns => attns.to_vec(),
     };
     // Dense comes first: the others are compared with it.
@@ -147,6 +154,7 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
     attns.insert(0, METHODS[0].attn());
 
     let mut demo = Demo {
+        device: args.device.to_string(),
         tokens: prompt.tokens.len(),
         seed: args.seed.unwrap_or_default(),
         needles: prompt
@@ -165,6 +173,7 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
         patterns: Vec::new(),
         as_expected: true,
         seconds: 0.0,
+        kernels: None,
     };
     let mut quiz = Quiz {
         session: model.session(prompt.tokens.len() + MAX_ANSWER)?,
@@ -181,14 +190,21 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
     }
     demo.as_expected = demo.patterns.iter().all(|shown| shown.as_expected);
     demo.seconds = start.elapsed().as_secs_f64();
-
-    if args.json {
-        terminal::print_json(&demo)?;
-    } else {
+    if !args.json {
         terminal::print(&demo.page(&args, terminal::colour()))?;
     }
+    if args.device != Device::Cpu {
+        let kernels = demo.kernels.insert(KernelDemo::new(args.device, KERNEL_TOKENS)?);
+        if !args.json {
+            terminal::print(&format!("\n{}", kernels.page(terminal::colour())))?;
+        }
+    }
+    if args.json {
+        terminal::print_json(&demo)?;
+    }
     let missed = |answer: &Answer| answer.expected == Expectation::Find && !answer.right;
-    match demo.patterns.iter().flat_map(|shown| &shown.answers).any(missed) {
+    let wrong = demo.kernels.as_ref().is_some_and(|kernels| !kernels.ok);
+    match wrong || demo.patterns.iter().flat_map(|shown| &shown.answers).any(missed) {
         true => Err(Failure::Verdict),
         false => Ok(()),
     }
@@ -198,7 +214,11 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
 fn prepare(args: &DemoArgs, progress: &Progress) -> Outcome<(Box<dyn Model>, Tokenizer, Prompt)> {
     // The weights are in memory once they are loaded, so that the directory need not outlive this function.
     let scratch;
-    let tokens = args.tokens.unwrap_or(TOKENS);
+    let tokens = args.tokens.unwrap_or(match args.device {
+        Device::Emulated(_) => EMULATED_TOKENS,
+        _ => TOKENS,
+    });
+    let options = LoadOptions { device: args.device, ..Default::default() };
     let dir = match &args.model {
         Some(dir) => dir.as_path(),
         None => {
@@ -214,7 +234,7 @@ fn prepare(args: &DemoArgs, progress: &Progress) -> Outcome<(Box<dyn Model>, Tok
     let tokenizer_file = dir.join("tokenizer.json");
     let tokenizer = Tokenizer::from_file(&tokenizer_file)?;
     let mut task = progress.task("loading the model", 0);
-    let model = model::load(dir, None, &mut |p| task.load(p))?;
+    let model = model::load(dir, &options, &mut |p| task.load(p))?;
     tokenizer.check(model.config())?;
     let num_needles = usize::from(args.needles.unwrap_or(NEEDLES));
     let options = PromptOptions {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lacuna::Device;
 use lacuna_runner::report::{
     Align, Style, Table, format_count, format_density, format_duration, format_speedup,
 };
@@ -68,10 +69,13 @@ impl Demo {
 
 impl Demo {
     fn closing(&self, args: &DemoArgs) -> String {
-        let model = match &args.model {
+        let mut model = match &args.model {
             Some(dir) => dir.display().to_string(),
             None => "the needle model".into(),
         };
+        if args.device != Device::Cpu {
+            model += &format!(",\non {}", args.device);
+        }
         let seconds = format_duration(Duration::from_secs_f64(self.seconds));
         match self.as_expected {
             true => format!("Every pattern found what it should in {model}; {seconds} altogether."),

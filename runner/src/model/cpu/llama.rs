@@ -2,14 +2,12 @@
 
 use lacuna::Element;
 
-use super::config::Config;
-use super::generation_config::GenerationConfig;
 use super::linear::Linear;
-use super::rope::inv_freq;
-use super::session::{LlamaSession, Session};
-use super::weights::Checkpoint;
-use super::{LoadProgress, Model};
+use super::session::LlamaSession;
 use crate::Result;
+use crate::model::rope::inv_freq;
+use crate::model::weight_source::WeightSource;
+use crate::model::{Config, GenerationConfig, LoadProgress, Model, Session};
 
 /// A Llama model whose weights and activations are `T`.
 pub(crate) struct Llama<T: Element> {
@@ -34,43 +32,10 @@ pub(crate) struct DecoderLayer<T: Element> {
     pub down_proj: Linear<T>,
 }
 
-/// Name and shape of every tensor that a checkpoint of `config` has to hold.
-pub(crate) fn expected_tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
-    let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-    let (q, kv) = (config.q_size(), config.kv_size());
-    let mut tensors = vec![
-        ("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, hidden]),
-        ("model.norm.weight".to_owned(), vec![hidden]),
-    ];
-    if !config.tie_word_embeddings {
-        tensors.push(("lm_head.weight".to_owned(), vec![config.vocab_size, hidden]));
-    }
-    for layer in 0..config.num_hidden_layers {
-        for (name, out_features, in_features, bias) in [
-            ("self_attn.q_proj", q, hidden, config.attention_bias),
-            ("self_attn.k_proj", kv, hidden, config.attention_bias),
-            ("self_attn.v_proj", kv, hidden, config.attention_bias),
-            ("self_attn.o_proj", hidden, q, config.attention_bias),
-            ("mlp.gate_proj", intermediate, hidden, config.mlp_bias),
-            ("mlp.up_proj", intermediate, hidden, config.mlp_bias),
-            ("mlp.down_proj", hidden, intermediate, config.mlp_bias),
-        ] {
-            tensors.push((format!("model.layers.{layer}.{name}.weight"), vec![out_features, in_features]));
-            if bias {
-                tensors.push((format!("model.layers.{layer}.{name}.bias"), vec![out_features]));
-            }
-        }
-        for name in ["input_layernorm", "post_attention_layernorm"] {
-            tensors.push((format!("model.layers.{layer}.{name}.weight"), vec![hidden]));
-        }
-    }
-    tensors
-}
-
 impl<T: Element> Llama<T> {
-    /// Reads all weights. `checkpoint` has passed [`Checkpoint::check`].
+    /// Reads all weights.
     pub fn load(
-        checkpoint: &Checkpoint,
+        weights: &WeightSource,
         config: Config,
         generation_config: GenerationConfig,
         progress: &mut dyn FnMut(LoadProgress),
@@ -79,8 +44,8 @@ impl<T: Element> Llama<T> {
         let mut read = |names: &[String]| -> Result<Vec<T>> {
             let mut out = Vec::new();
             for name in names {
-                bytes += checkpoint.read_into(name, &mut out)?;
-                progress(LoadProgress { bytes, total_bytes: checkpoint.size_bytes() });
+                bytes += weights.read_into(name, &mut out)?;
+                progress(LoadProgress { bytes, total_bytes: weights.size_bytes() });
             }
             Ok(out)
         };

@@ -3,13 +3,13 @@
 use lacuna::Element;
 use rayon::prelude::*;
 
-use super::config::Config;
 use super::kv_cache::{KvCache, LayerCache};
 use super::llama::Llama;
 use super::rms_norm::rms_norm;
-use super::rope::RotaryTable;
 use super::silu_mul::silu_mul;
 use crate::error::allocate;
+use crate::model::Config;
+use crate::model::rope::RotaryTable;
 use crate::{Error, Result};
 
 /// Tokens that go through the projections and the MLP at a time: enough to read each weight from memory once for many

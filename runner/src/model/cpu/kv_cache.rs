@@ -2,8 +2,9 @@
 
 use lacuna::{Element, Layout, TensorView};
 
+use crate::Result;
 use crate::error::allocate;
-use crate::{Error, Result};
+use crate::model::positions::too_large;
 
 /// Keys (rotated) and values of up to `capacity` tokens, per layer `[num_heads_k, capacity, head_dim]`: the tokens of a
 /// head lie together, as attention reads them.
@@ -12,8 +13,6 @@ pub(crate) struct KvCache<T> {
     num_heads_k: usize,
     head_dim: usize,
     capacity: usize,
-    /// The position of each cached token; its length is the cache's.
-    position_ids: Vec<u32>,
 }
 
 pub(crate) struct LayerCache<T> {
@@ -23,37 +22,15 @@ pub(crate) struct LayerCache<T> {
 
 impl<T: Element> KvCache<T> {
     pub fn new(num_layers: usize, num_heads_k: usize, head_dim: usize, capacity: usize) -> Result<Self> {
-        let too_large =
-            || Error::invalid("capacity", "small enough that the KV cache can be addressed", capacity);
-        // The kernels count tokens in 32 bits.
-        u32::try_from(capacity).map_err(|_| too_large())?;
-        let len = (num_heads_k * head_dim).checked_mul(capacity).ok_or_else(too_large)?;
+        let len = (num_heads_k * head_dim).checked_mul(capacity).ok_or_else(|| too_large(capacity))?;
         let layers = (0..num_layers)
             .map(|_| Ok(LayerCache { k: allocate("the KV cache", len)?, v: allocate("the KV cache", len)? }))
             .collect::<Result<_>>()?;
-        Ok(Self { layers, num_heads_k, head_dim, capacity, position_ids: Vec::new() })
-    }
-
-    pub fn len(&self) -> usize {
-        self.position_ids.len()
+        Ok(Self { layers, num_heads_k, head_dim, capacity })
     }
 
     pub fn capacity(&self) -> usize {
         self.capacity
-    }
-
-    /// The position after the last one.
-    pub fn next_position(&self) -> u32 {
-        self.position_ids.last().map_or(0, |&p| p.saturating_add(1))
-    }
-
-    /// Counts tokens as cached, once every layer holds them.
-    pub fn commit(&mut self, position_ids: &[u32]) {
-        self.position_ids.extend_from_slice(position_ids);
-    }
-
-    pub fn truncate(&mut self, len: usize) {
-        self.position_ids.truncate(len);
     }
 
     pub fn layer_mut(&mut self, layer: usize) -> &mut LayerCache<T> {
