@@ -1,18 +1,19 @@
 //! A [`Driver`] without a device, that counts what is asked of it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lacuna_core::DeviceError;
 
-use crate::capture::{Captures, misuse};
+use crate::capture::misuse;
 use crate::driver::{
     DeviceInfo, DevicePtr, Driver, EventHandle, GraphHandle, KernelHandle, LaunchConfig, MemoryInfo,
     ModuleHandle, RawStream,
 };
 use crate::image::{self, Image};
 use crate::launch::MAX_GRID;
+use crate::queues::Queues;
 
 /// Alignment of addresses, that of the CUDA driver.
 const ALIGNMENT: u64 = 256;
@@ -99,12 +100,7 @@ struct State {
     modules: Vec<Option<HashSet<String>>>,
     /// Names, and the most dynamic shared memory that they were readied for.
     kernels: Vec<(String, u32)>,
-    streams: HashSet<RawStream>,
-    /// Whether each has been recorded.
-    events: HashMap<EventHandle, bool>,
-    captures: Captures<DryRunLaunch>,
-    /// Handles given out so far.
-    handles: u64,
+    queues: Queues<DryRunLaunch, ()>,
     launches: Vec<DryRunLaunch>,
 }
 
@@ -187,10 +183,7 @@ impl DryRunDriver {
             memory,
             modules: Vec::new(),
             kernels: Vec::new(),
-            streams: HashSet::from([RawStream::DEFAULT]),
-            events: HashMap::new(),
-            captures: Captures::default(),
-            handles: 0,
+            queues: Queues::default(),
             launches: Vec::new(),
         };
         Self { info, state: Mutex::new(state) }
@@ -233,33 +226,6 @@ impl fmt::Debug for DryRunDriver {
     }
 }
 
-impl State {
-    fn handle(&mut self) -> u64 {
-        self.handles += 1;
-        self.handles
-    }
-
-    fn check_stream(&self, stream: RawStream) -> Result<(), DeviceError> {
-        if self.streams.contains(&stream) {
-            Ok(())
-        } else {
-            Err(misuse("a call with a stream", format!("stream {} does not exist", stream.0)))
-        }
-    }
-
-    /// A stream that a graph cannot hold `call` of.
-    fn check_not_captured(&mut self, stream: RawStream, call: &'static str) -> Result<(), DeviceError> {
-        self.check_stream(stream)?;
-        self.captures.check_stream(stream, call)
-    }
-
-    fn event(&mut self, event: EventHandle) -> Result<&mut bool, DeviceError> {
-        self.events
-            .get_mut(&event)
-            .ok_or_else(|| misuse("a call with an event", format!("event {} does not exist", event.0)))
-    }
-}
-
 impl Driver for DryRunDriver {
     fn info(&self) -> &DeviceInfo {
         &self.info
@@ -272,13 +238,13 @@ impl Driver for DryRunDriver {
 
     fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr, DeviceError> {
         let mut state = self.state();
-        state.captures.check_thread("an allocation")?;
+        state.queues.check_thread("an allocation")?;
         state.memory.alloc(bytes as u64, what)
     }
 
     unsafe fn free(&self, ptr: DevicePtr) -> Result<(), DeviceError> {
         let mut state = self.state();
-        state.captures.check_thread("freeing memory")?;
+        state.queues.check_thread("freeing memory")?;
         state.memory.free(ptr)
     }
 
@@ -290,7 +256,7 @@ impl Driver for DryRunDriver {
     ) -> Result<(), DeviceError> {
         const CALL: &str = "a copy from the host";
         let mut state = self.state();
-        state.check_not_captured(stream, CALL)?;
+        state.queues.check_not_captured(stream, CALL)?;
         state.memory.check(dst, src.len(), CALL)?;
         state.memory.put(dst, src);
         Ok(())
@@ -304,7 +270,7 @@ impl Driver for DryRunDriver {
     ) -> Result<(), DeviceError> {
         const CALL: &str = "a copy to the host";
         let mut state = self.state();
-        state.check_not_captured(stream, CALL)?;
+        state.queues.check_not_captured(stream, CALL)?;
         state.memory.check(src, dst.len(), CALL)?;
         state.memory.get(src, dst);
         Ok(())
@@ -318,7 +284,7 @@ impl Driver for DryRunDriver {
         bytes: usize,
     ) -> Result<(), DeviceError> {
         let mut state = self.state();
-        state.check_stream(stream)?;
+        state.queues.check_stream(stream)?;
         state.memory.check(dst, bytes, "a fill")?;
         state.memory.held.remove(&dst);
         Ok(())
@@ -326,14 +292,14 @@ impl Driver for DryRunDriver {
 
     fn load_module(&self, image: &Image) -> Result<ModuleHandle, DeviceError> {
         let mut state = self.state();
-        state.captures.check_thread("loading a module")?;
+        state.queues.check_thread("loading a module")?;
         state.modules.push(Some(image::kernels(image.ptx).map(str::to_owned).collect()));
         Ok(ModuleHandle(state.modules.len() as u64))
     }
 
     unsafe fn unload_module(&self, module: ModuleHandle) -> Result<(), DeviceError> {
         let mut state = self.state();
-        state.captures.check_thread("unloading a module")?;
+        state.queues.check_thread("unloading a module")?;
         let loaded = state.modules.get_mut((module.0 as usize).wrapping_sub(1)).and_then(Option::take);
         let missing = || misuse("unloading a module", format!("module {} is not loaded", module.0));
         loaded.map(drop).ok_or_else(missing)
@@ -367,7 +333,7 @@ impl Driver for DryRunDriver {
         _args: &[&[u8]],
     ) -> Result<(), DeviceError> {
         let mut state = self.state();
-        state.check_stream(stream)?;
+        state.queues.check_stream(stream)?;
         let found = state.kernels.get((kernel.0 as usize).wrapping_sub(1)).cloned();
         let missing = || misuse("a launch", format!("kernel {} does not exist", kernel.0));
         let (kernel, max_dynamic_smem_bytes) = found.ok_or_else(missing)?;
@@ -377,93 +343,66 @@ impl Driver for DryRunDriver {
             return Err(misuse(&kernel, format!("no device takes {config:?}")));
         }
         let launch = DryRunLaunch { kernel, config: *config };
-        let State { captures, launches, .. } = &mut *state;
-        captures.of(stream).unwrap_or(launches).push(launch);
+        let State { queues, launches, .. } = &mut *state;
+        queues.recording(stream)?.unwrap_or(launches).push(launch);
         Ok(())
     }
 
     fn create_stream(&self) -> Result<RawStream, DeviceError> {
-        let mut state = self.state();
-        let stream = RawStream(state.handle());
-        state.streams.insert(stream);
-        Ok(stream)
+        Ok(self.state().queues.create_stream())
     }
 
     unsafe fn destroy_stream(&self, stream: RawStream) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.check_not_captured(stream, "destroying a stream")?;
-        state.streams.remove(&stream);
-        Ok(())
+        self.state().queues.destroy_stream(stream)
     }
 
     fn synchronize_device(&self) -> Result<(), DeviceError> {
-        self.state().captures.check_thread("waiting for the device")
+        self.state().queues.check_thread("waiting for the device")
     }
 
     unsafe fn synchronize(&self, stream: RawStream) -> Result<(), DeviceError> {
-        self.state().check_not_captured(stream, "waiting for a stream")
+        self.state().queues.check_not_captured(stream, "waiting for a stream")
     }
 
     fn create_event(&self) -> Result<EventHandle, DeviceError> {
-        let mut state = self.state();
-        let event = EventHandle(state.handle());
-        state.events.insert(event, false);
-        Ok(event)
+        Ok(self.state().queues.create_event())
     }
 
     unsafe fn destroy_event(&self, event: EventHandle) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.event(event)?;
-        state.events.remove(&event);
-        Ok(())
+        self.state().queues.destroy_event(event)
     }
 
     unsafe fn record_event(&self, event: EventHandle, stream: RawStream) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.check_not_captured(stream, "recording an event")?;
-        *state.event(event)? = true;
-        Ok(())
+        self.state().queues.record_event(event, stream, ())
     }
 
     unsafe fn wait_event(&self, stream: RawStream, event: EventHandle) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.check_not_captured(stream, "waiting for an event")?;
-        state.event(event).map(|_| ())
+        self.state().queues.wait_event(stream, event)
     }
 
     /// No time passes where nothing is done.
     unsafe fn elapsed_ms(&self, start: EventHandle, end: EventHandle) -> Result<f32, DeviceError> {
-        let mut state = self.state();
-        match (*state.event(start)?, *state.event(end)?) {
-            (true, true) => Ok(0.0),
-            _ => Err(misuse("the time between events", "an event that was not recorded".into())),
-        }
+        self.state().queues.recorded(start, end).map(|_| 0.0)
     }
 
     unsafe fn begin_capture(&self, stream: RawStream) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.check_stream(stream)?;
-        state.captures.begin(stream)
+        self.state().queues.begin_capture(stream)
     }
 
     unsafe fn end_capture(&self, stream: RawStream) -> Result<GraphHandle, DeviceError> {
-        let mut state = self.state();
-        state.check_stream(stream)?;
-        let graph = GraphHandle(state.handle());
-        state.captures.end(stream, graph)?;
-        Ok(graph)
+        self.state().queues.end_capture(stream)
     }
 
     unsafe fn launch_graph(&self, stream: RawStream, graph: GraphHandle) -> Result<(), DeviceError> {
         let mut state = self.state();
-        state.check_stream(stream)?;
-        let State { captures, launches, .. } = &mut *state;
-        let work = captures.graph(graph)?;
-        captures.of(stream).unwrap_or(launches).extend(work);
+        let State { queues, launches, .. } = &mut *state;
+        queues.check_stream(stream)?;
+        let work = queues.graph(graph)?;
+        queues.recording(stream)?.unwrap_or(launches).extend(work);
         Ok(())
     }
 
     unsafe fn destroy_graph(&self, graph: GraphHandle) -> Result<(), DeviceError> {
-        self.state().captures.destroy(graph)
+        self.state().queues.destroy_graph(graph)
     }
 }

@@ -1,6 +1,6 @@
 //! The PTX emulator as a [`Driver`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -8,12 +8,13 @@ use std::time::Instant;
 use lacuna_core::DeviceError;
 use lacuna_emulator::{Arch, Arg, Fault, KernelId, LaunchShape, Machine, ModuleId, Options, Report};
 
-use crate::capture::{Captures, misuse};
+use crate::capture::misuse;
 use crate::driver::{
     DeviceInfo, DevicePtr, Driver, EventHandle, GraphHandle, KernelHandle, LaunchConfig, MemoryInfo,
     ModuleHandle, RawStream,
 };
 use crate::image::Image;
+use crate::queues::Queues;
 
 /// The memory of an emulated device, unless it is given another.
 const DEFAULT_MEMORY_BYTES: u64 = 16 << 30;
@@ -35,11 +36,7 @@ struct State {
     allocations: HashMap<DevicePtr, u64>,
     modules: Vec<Option<ModuleId>>,
     kernels: Vec<(KernelId, String)>,
-    streams: HashSet<RawStream>,
-    events: HashMap<EventHandle, Option<Instant>>,
-    captures: Captures<Work>,
-    /// Handles given out so far.
-    handles: u64,
+    queues: Queues<Work, Instant>,
     reports: HashMap<String, Report>,
     /// The launches since the start of a log.
     log: Option<Vec<EmulatedLaunch>>,
@@ -84,10 +81,7 @@ impl EmulatedDriver {
             allocations: HashMap::new(),
             modules: Vec::new(),
             kernels: Vec::new(),
-            streams: HashSet::from([RawStream::DEFAULT]),
-            events: HashMap::new(),
-            captures: Captures::default(),
-            handles: 0,
+            queues: Queues::default(),
             reports: HashMap::new(),
             log: None,
         };
@@ -152,33 +146,13 @@ impl fmt::Debug for EmulatedDriver {
 }
 
 impl State {
-    fn handle(&mut self) -> u64 {
-        self.handles += 1;
-        self.handles
-    }
-
     fn free_bytes(&self) -> u64 {
         self.total_bytes.saturating_sub(self.allocations.values().sum())
     }
 
-    fn check_stream(&self, stream: RawStream) -> Result<(), DeviceError> {
-        if self.streams.contains(&stream) {
-            Ok(())
-        } else {
-            Err(misuse("a call with a stream", format!("stream {} does not exist", stream.0)))
-        }
-    }
-
-    fn event(&mut self, event: EventHandle) -> Result<&mut Option<Instant>, DeviceError> {
-        self.events
-            .get_mut(&event)
-            .ok_or_else(|| misuse("a call with an event", format!("event {} does not exist", event.0)))
-    }
-
     /// Does the work, or records it if the stream is being captured.
     fn queue(&mut self, stream: RawStream, work: Work) -> Result<(), DeviceError> {
-        self.check_stream(stream)?;
-        match self.captures.of(stream) {
+        match self.queues.recording(stream)? {
             Some(recorded) => {
                 recorded.push(work);
                 Ok(())
@@ -240,7 +214,7 @@ impl Driver for EmulatedDriver {
 
     fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr, DeviceError> {
         let mut state = self.state();
-        state.captures.check_thread("an allocation")?;
+        state.queues.check_thread("an allocation")?;
         let (asked, free) = (bytes as u64, state.free_bytes());
         if asked > free {
             return Err(DeviceError::OutOfMemory { what: what.to_owned(), asked, free });
@@ -252,7 +226,7 @@ impl Driver for EmulatedDriver {
 
     unsafe fn free(&self, ptr: DevicePtr) -> Result<(), DeviceError> {
         let mut state = self.state();
-        state.captures.check_thread("freeing memory")?;
+        state.queues.check_thread("freeing memory")?;
         state.machine.free(in_machine(ptr)).map_err(in_copy)?;
         state.allocations.remove(&ptr);
         Ok(())
@@ -265,8 +239,7 @@ impl Driver for EmulatedDriver {
         src: &[u8],
     ) -> Result<(), DeviceError> {
         let mut state = self.state();
-        state.check_stream(stream)?;
-        state.captures.check_stream(stream, "a copy from the host")?;
+        state.queues.check_not_captured(stream, "a copy from the host")?;
         state.machine.copy_in(in_machine(dst), src).map_err(in_copy)
     }
 
@@ -277,8 +250,7 @@ impl Driver for EmulatedDriver {
         dst: &mut [u8],
     ) -> Result<(), DeviceError> {
         let mut state = self.state();
-        state.check_stream(stream)?;
-        state.captures.check_stream(stream, "a copy to the host")?;
+        state.queues.check_not_captured(stream, "a copy to the host")?;
         state.machine.copy_out(in_machine(src), dst).map_err(in_copy)
     }
 
@@ -294,7 +266,7 @@ impl Driver for EmulatedDriver {
 
     fn load_module(&self, image: &Image) -> Result<ModuleHandle, DeviceError> {
         let mut state = self.state();
-        state.captures.check_thread("loading a module")?;
+        state.queues.check_thread("loading a module")?;
         let module = state.machine.load_module(image.ptx, Some(image.lines));
         let module = module.map_err(|e| DeviceError::InvalidImage { reason: e.to_string() })?;
         state.modules.push(Some(module));
@@ -303,7 +275,7 @@ impl Driver for EmulatedDriver {
 
     unsafe fn unload_module(&self, module: ModuleHandle) -> Result<(), DeviceError> {
         let mut state = self.state();
-        state.captures.check_thread("unloading a module")?;
+        state.queues.check_thread("unloading a module")?;
         match state.modules.get_mut((module.0 as usize).wrapping_sub(1)) {
             // The machine keeps the text; its kernels can no longer be found.
             Some(loaded @ Some(_)) => {
@@ -355,89 +327,57 @@ impl Driver for EmulatedDriver {
     }
 
     fn create_stream(&self) -> Result<RawStream, DeviceError> {
-        let mut state = self.state();
-        let stream = RawStream(state.handle());
-        state.streams.insert(stream);
-        Ok(stream)
+        Ok(self.state().queues.create_stream())
     }
 
     unsafe fn destroy_stream(&self, stream: RawStream) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.check_stream(stream)?;
-        state.captures.check_stream(stream, "destroying a stream")?;
-        state.streams.remove(&stream);
-        Ok(())
+        self.state().queues.destroy_stream(stream)
     }
 
     fn synchronize_device(&self) -> Result<(), DeviceError> {
-        self.state().captures.check_thread("waiting for the device")
+        self.state().queues.check_thread("waiting for the device")
     }
 
     unsafe fn synchronize(&self, stream: RawStream) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.check_stream(stream)?;
-        state.captures.check_stream(stream, "waiting for a stream")
+        self.state().queues.check_not_captured(stream, "waiting for a stream")
     }
 
     fn create_event(&self) -> Result<EventHandle, DeviceError> {
-        let mut state = self.state();
-        let event = EventHandle(state.handle());
-        state.events.insert(event, None);
-        Ok(event)
+        Ok(self.state().queues.create_event())
     }
 
     unsafe fn destroy_event(&self, event: EventHandle) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.event(event)?;
-        state.events.remove(&event);
-        Ok(())
+        self.state().queues.destroy_event(event)
     }
 
     unsafe fn record_event(&self, event: EventHandle, stream: RawStream) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.check_stream(stream)?;
-        state.captures.check_stream(stream, "recording an event")?;
-        *state.event(event)? = Some(Instant::now());
-        Ok(())
+        self.state().queues.record_event(event, stream, Instant::now())
     }
 
     unsafe fn wait_event(&self, stream: RawStream, event: EventHandle) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.check_stream(stream)?;
-        state.captures.check_stream(stream, "waiting for an event")?;
-        // All work is done when it is queued: there is nothing to wait for.
-        state.event(event).map(|_| ())
+        self.state().queues.wait_event(stream, event)
     }
 
     unsafe fn elapsed_ms(&self, start: EventHandle, end: EventHandle) -> Result<f32, DeviceError> {
-        let mut state = self.state();
-        match (*state.event(start)?, *state.event(end)?) {
-            (Some(start), Some(end)) => Ok(end.saturating_duration_since(start).as_secs_f32() * 1e3),
-            _ => Err(misuse("the time between events", "an event that was not recorded".into())),
-        }
+        let (start, end) = self.state().queues.recorded(start, end)?;
+        Ok(end.saturating_duration_since(start).as_secs_f32() * 1e3)
     }
 
     unsafe fn begin_capture(&self, stream: RawStream) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.check_stream(stream)?;
-        state.captures.begin(stream)
+        self.state().queues.begin_capture(stream)
     }
 
     unsafe fn end_capture(&self, stream: RawStream) -> Result<GraphHandle, DeviceError> {
-        let mut state = self.state();
-        state.check_stream(stream)?;
-        let graph = GraphHandle(state.handle());
-        state.captures.end(stream, graph)?;
-        Ok(graph)
+        self.state().queues.end_capture(stream)
     }
 
     unsafe fn launch_graph(&self, stream: RawStream, graph: GraphHandle) -> Result<(), DeviceError> {
         let mut state = self.state();
-        let work = state.captures.graph(graph)?;
+        let work = state.queues.graph(graph)?;
         work.into_iter().try_for_each(|work| state.queue(stream, work))
     }
 
     unsafe fn destroy_graph(&self, graph: GraphHandle) -> Result<(), DeviceError> {
-        self.state().captures.destroy(graph)
+        self.state().queues.destroy_graph(graph)
     }
 }

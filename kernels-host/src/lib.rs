@@ -82,6 +82,7 @@ mod launch;
 pub mod merge_state;
 pub mod probe;
 mod q_tiles;
+mod queues;
 pub mod rms_norm;
 pub mod rope;
 pub mod sample;
