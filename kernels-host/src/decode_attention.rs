@@ -217,16 +217,11 @@ impl<T: Element> Plan<T> {
         }
         lens.copy_from_slice(cache_seqlens);
         self.k_ranges.copy_from_host(stream, &self.k_ranges_host)?;
-        let raw = |view: &DeviceView<T>| RawTensor {
-            ptr: view.ptr(),
-            token_stride: view.layout().token_stride,
-            head_stride: view.layout().head_stride,
-        };
         let k_starts = self.k_ranges.ptr();
         let call = Call {
             q,
-            k_cache: raw(k_cache),
-            v_cache: raw(v_cache),
+            k_cache: k_cache.raw(),
+            v_cache: v_cache.raw(),
             k_starts,
             k_lens: k_starts.offset(self.batch * size_of::<u32>()),
             out,

@@ -167,6 +167,12 @@ impl<'a, T: Element> DeviceView<'a, T> {
         self.ptr
     }
 
+    /// As the raw level takes it. Of a batch it has the strides inside a sequence.
+    pub fn raw(&self) -> RawTensor {
+        let Layout { token_stride, head_stride, .. } = self.layout;
+        RawTensor { ptr: self.ptr, token_stride, head_stride }
+    }
+
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
         self.driver
     }
@@ -218,6 +224,12 @@ impl<'a, T: Element> DeviceViewMut<'a, T> {
     /// Its first element.
     pub fn ptr(&self) -> DevicePtr {
         self.ptr
+    }
+
+    /// As the raw level takes it. Of a batch it has the strides inside a sequence.
+    pub fn raw(&self) -> RawTensor {
+        let Layout { token_stride, head_stride, .. } = self.layout;
+        RawTensor { ptr: self.ptr, token_stride, head_stride }
     }
 
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {

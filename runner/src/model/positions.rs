@@ -37,7 +37,7 @@ impl Positions {
             return Err(Error::invalid("tokens", "at least 1 token", "none"));
         }
         if let Some(token) = tokens.iter().find(|&&t| t as usize >= config.vocab_size) {
-            let expected = format_args!("ids below vocab_size ({})", config.vocab_size).to_string();
+            let expected = format!("ids below vocab_size ({})", config.vocab_size);
             return Err(Error::invalid("tokens", expected, token));
         }
         let end = self.len().saturating_add(tokens.len());
@@ -52,7 +52,7 @@ impl Positions {
         let next = self.position_ids.last().map_or(0, |&p| p.saturating_add(1));
         let position_ids = match position_ids {
             Some(ids) if ids.len() != tokens.len() => {
-                let expected = format_args!("one for each of {} tokens", tokens.len()).to_string();
+                let expected = format!("one for each of {} tokens", tokens.len());
                 return Err(Error::invalid("position_ids", expected, ids.len()));
             }
             Some(ids) => ids.to_vec(),
@@ -78,7 +78,7 @@ impl Positions {
     /// Forgets all but the first `len`.
     pub fn truncate(&mut self, len: usize) -> Result<()> {
         if len > self.len() {
-            let expected = format_args!("at most {} cached tokens", self.len()).to_string();
+            let expected = format!("at most {} cached tokens", self.len());
             return Err(Error::invalid("len", expected, len));
         }
         self.position_ids.truncate(len);

@@ -6,6 +6,10 @@ use super::linear::Linear;
 use super::session::LlamaSession;
 use crate::Result;
 use crate::model::rope::inv_freq;
+use crate::model::tensors::{
+    EMBED_TOKENS, FusedLinear, FusedLinears, INPUT_LAYERNORM, LM_HEAD, NORM, POST_ATTENTION_LAYERNORM,
+    layer_tensor,
+};
 use crate::model::weight_source::WeightSource;
 use crate::model::{Config, GenerationConfig, LoadProgress, Model, Session};
 
@@ -50,35 +54,31 @@ impl<T: Element> Llama<T> {
             Ok(out)
         };
         let hidden = config.hidden_size;
-        let embed_tokens = read(&["model.embed_tokens.weight".to_owned()])?;
+        let embed_tokens = read(&[EMBED_TOKENS.to_owned()])?;
+        let linears = FusedLinears::new(&config);
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for layer in 0..config.num_hidden_layers {
-            let mut linear = |names: &[&str], in_features: usize, bias: bool| -> Result<Linear<T>> {
-                let tensors = |kind: &str| -> Vec<String> {
-                    names.iter().map(|name| format!("model.layers.{layer}.{name}_proj.{kind}")).collect()
-                };
-                let bias = if bias { Some(read(&tensors("bias"))?) } else { None };
-                Linear::new(&read(&tensors("weight"))?, bias, in_features)
+            let mut linear = |linear: &FusedLinear| -> Result<Linear<T>> {
+                let bias = linear.biases(layer).map(|names| read(&names)).transpose()?;
+                Linear::new(&read(&linear.weights(layer))?, bias, linear.in_features)
             };
-            let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
-            let qkv_proj = linear(&["self_attn.q", "self_attn.k", "self_attn.v"], hidden, attention_bias)?;
-            let o_proj = linear(&["self_attn.o"], config.q_size(), attention_bias)?;
-            let gate_up_proj = linear(&["mlp.gate", "mlp.up"], hidden, mlp_bias)?;
-            let down_proj = linear(&["mlp.down"], config.intermediate_size, mlp_bias)?;
-            let mut norm = |name: &str| read(&[format!("model.layers.{layer}.{name}.weight")]);
+            let qkv_proj = linear(&linears.qkv_proj)?;
+            let o_proj = linear(&linears.o_proj)?;
+            let gate_up_proj = linear(&linears.gate_up_proj)?;
+            let down_proj = linear(&linears.down_proj)?;
             layers.push(DecoderLayer {
-                input_layernorm: norm("input_layernorm")?,
+                input_layernorm: read(&[layer_tensor(layer, INPUT_LAYERNORM)])?,
                 qkv_proj,
                 o_proj,
-                post_attention_layernorm: norm("post_attention_layernorm")?,
+                post_attention_layernorm: read(&[layer_tensor(layer, POST_ATTENTION_LAYERNORM)])?,
                 gate_up_proj,
                 down_proj,
             });
         }
-        let norm = read(&["model.norm.weight".to_owned()])?;
+        let norm = read(&[NORM.to_owned()])?;
         let lm_head = match config.tie_word_embeddings {
             true => Linear::new(&embed_tokens, None, hidden)?,
-            false => Linear::new(&read(&["lm_head.weight".to_owned()])?, None, hidden)?,
+            false => Linear::new(&read(&[LM_HEAD.to_owned()])?, None, hidden)?,
         };
         Ok(Self {
             inv_freq: inv_freq(&config.rope, config.head_dim),

@@ -1,18 +1,12 @@
 //! A pass of one token: recorded once, replayed for every token.
 
 use bytemuck::Pod;
-use lacuna::gpu::{
-    Context, DeviceBuffer, DevicePtr, DeviceView, DeviceViewMut, Graph, RawTensor, Stream, argmax,
-    decode_attention, sample,
-};
+use lacuna::gpu::{Context, DeviceBuffer, DevicePtr, Graph, argmax, decode_attention, sample};
 use lacuna::{AttentionOptions, DecodeShape, Element};
 
 use super::buffers::{Activations, Tokens};
 use super::gather::Gather;
-use super::kv_cache::KvCache;
-use super::llama::Llama;
-use super::operations::{Operations, Pass, Place, Slice, matrix};
-use super::rotary_table::RotaryTable;
+use super::operations::{Parts, Place, Slice, matrix};
 use super::session::LlamaSession;
 use crate::error::allocate;
 use crate::generate::{Sampler, SamplingOptions};
@@ -201,15 +195,16 @@ impl<T: Element + Pod> LlamaSession<'_, T> {
 
     /// Queues a step: the first as it is, the second is recorded, and from there on the recording runs.
     fn launch(&mut self) -> Result<()> {
-        let Self { model, stream, operations, cache, rotary, decoder, .. } = self;
+        let (mut parts, decoder) = self.split();
         if !decoder.warm {
-            decoder.step(model, operations, cache, rotary, stream)?;
+            decoder.step(&mut parts)?;
             decoder.warm = true;
             return Ok(());
         }
+        let stream = parts.stream;
         let graph = match decoder.graph.take() {
             Some(graph) => graph,
-            None => Graph::capture(stream, |stream| decoder.step(model, operations, cache, rotary, stream))?,
+            None => Graph::capture(stream, |_| decoder.step(&mut parts))?,
         };
         // SAFETY: the session owns all memory and plans of the recorded step, does nothing else with them on another stream,
         // and drops the recording before it replaces any of them; memory is freed when queued work is done.
@@ -221,32 +216,26 @@ impl<T: Element + Pod> LlamaSession<'_, T> {
 
 impl<T: Element + Pod> Decoder<T> {
     /// Queues the launches of a step.
-    fn step(
-        &mut self,
-        model: &Llama<T>,
-        operations: &Operations<T>,
-        cache: &mut KvCache<T>,
-        rotary: &RotaryTable,
-        stream: &Stream,
-    ) -> lacuna::Result<()> {
+    fn step(&mut self, parts: &mut Parts<T>) -> lacuna::Result<()> {
         let Self { attention, embed, tokens, activations, logits, token, place, k_start, choice, .. } = self;
+        let Parts { model, stream, .. } = *parts;
         embed.run(stream, &model.embed_tokens, token, &mut tokens.x)?;
-        let mut pass = Pass { model, operations, stream, rotary, cache, tokens, activations };
+        let mut pass = parts.pass(tokens, activations);
         for layer in 0..model.layers.len() {
             pass.before_attention(layer, TOKEN, layer > 0, Place::OnDevice(place))?;
-            let (k, v) = pass.cache.views(layer, pass.cache.capacity())?;
+            let (k, v) = pass.parts.cache.views(layer, pass.parts.cache.capacity())?;
             let (q, out) = pass.tokens.attention_mut()?;
             // SAFETY: the tensors have the plan's shape and lie on its device; the cache's length is the last element of
             // `place`, which the session holds within the capacity. All that uses the plan is on this stream.
             unsafe {
                 attention.run_raw(
                     stream.raw(),
-                    raw(&q),
-                    raw(&k),
-                    raw(&v),
+                    q.raw(),
+                    k.raw(),
+                    v.raw(),
                     k_start.ptr(),
                     place.ptr().offset(2 * size_of::<u32>()),
-                    raw_mut(&out),
+                    out.raw(),
                     DevicePtr::NULL,
                 )
             }?;
@@ -259,14 +248,4 @@ impl<T: Element + Pod> Decoder<T> {
             Choice::Random(random) => random.plan.run(stream, &logits, &random.uniform, token, Some(place)),
         }
     }
-}
-
-fn raw<T: Element>(view: &DeviceView<T>) -> RawTensor {
-    let layout = view.layout();
-    RawTensor { ptr: view.ptr(), token_stride: layout.token_stride, head_stride: layout.head_stride }
-}
-
-fn raw_mut<T: Element>(view: &DeviceViewMut<T>) -> RawTensor {
-    let layout = view.layout();
-    RawTensor { ptr: view.ptr(), token_stride: layout.token_stride, head_stride: layout.head_stride }
 }

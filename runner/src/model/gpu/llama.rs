@@ -9,6 +9,10 @@ use super::operations::{Operations, matrix};
 use super::session::LlamaSession;
 use crate::Result;
 use crate::model::rope::inv_freq;
+use crate::model::tensors::{
+    EMBED_TOKENS, FusedLinear, FusedLinears, INPUT_LAYERNORM, LM_HEAD, NORM, POST_ATTENTION_LAYERNORM,
+    layer_tensor,
+};
 use crate::model::weight_source::WeightSource;
 use crate::model::{Config, GenerationConfig, LoadProgress, Model, Session};
 
@@ -106,39 +110,33 @@ impl<T: Element + Pod> Llama<T> {
         let gemm = Operations::<T>::new(context, gemm, &config, 1)?.gemm_backend();
         Decoder::<T>::new(context, &config, 1)?;
         let (hidden, vocab_size) = (config.hidden_size, config.vocab_size);
-        let embed_tokens = tensor(&["model.embed_tokens.weight".to_owned()], vocab_size * hidden)?;
+        let embed_tokens = tensor(&[EMBED_TOKENS.to_owned()], vocab_size * hidden)?;
+        let linears = FusedLinears::new(&config);
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for layer in 0..config.num_hidden_layers {
-            let mut linear =
-                |names: &[&str], out_features: usize, in_features: usize, bias: bool| -> Result<Linear<T>> {
-                    let tensors = |kind: &str| -> Vec<String> {
-                        names.iter().map(|name| format!("model.layers.{layer}.{name}_proj.{kind}")).collect()
-                    };
-                    let bias = if bias { Some(tensor(&tensors("bias"), out_features)?) } else { None };
-                    let weight = tensor(&tensors("weight"), out_features * in_features)?;
-                    Ok(Linear { weight, bias, out_features, in_features })
-                };
-            let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
-            let (q, kv, intermediate) = (config.q_size(), config.kv_size(), config.intermediate_size);
-            let qkv = ["self_attn.q", "self_attn.k", "self_attn.v"];
-            let qkv_proj = linear(&qkv, q + 2 * kv, hidden, attention_bias)?;
-            let o_proj = linear(&["self_attn.o"], hidden, q, attention_bias)?;
-            let gate_up_proj = linear(&["mlp.gate", "mlp.up"], 2 * intermediate, hidden, mlp_bias)?;
-            let down_proj = linear(&["mlp.down"], hidden, intermediate, mlp_bias)?;
-            let mut norm = |name: &str| tensor(&[format!("model.layers.{layer}.{name}.weight")], hidden);
+            let mut linear = |linear: &FusedLinear| -> Result<Linear<T>> {
+                let (out_features, in_features) = (linear.out_features(), linear.in_features);
+                let bias = linear.biases(layer).map(|names| tensor(&names, out_features)).transpose()?;
+                let weight = tensor(&linear.weights(layer), out_features * in_features)?;
+                Ok(Linear { weight, bias, out_features, in_features })
+            };
+            let qkv_proj = linear(&linears.qkv_proj)?;
+            let o_proj = linear(&linears.o_proj)?;
+            let gate_up_proj = linear(&linears.gate_up_proj)?;
+            let down_proj = linear(&linears.down_proj)?;
             layers.push(DecoderLayer {
-                input_layernorm: norm("input_layernorm")?,
+                input_layernorm: tensor(&[layer_tensor(layer, INPUT_LAYERNORM)], hidden)?,
                 qkv_proj,
                 o_proj,
-                post_attention_layernorm: norm("post_attention_layernorm")?,
+                post_attention_layernorm: tensor(&[layer_tensor(layer, POST_ATTENTION_LAYERNORM)], hidden)?,
                 gate_up_proj,
                 down_proj,
             });
         }
-        let norm = tensor(&["model.norm.weight".to_owned()], hidden)?;
+        let norm = tensor(&[NORM.to_owned()], hidden)?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(tensor(&["lm_head.weight".to_owned()], vocab_size * hidden)?),
+            false => Some(tensor(&[LM_HEAD.to_owned()], vocab_size * hidden)?),
         };
         Ok(Self {
             context: context.clone(),

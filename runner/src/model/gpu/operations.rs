@@ -31,15 +31,20 @@ pub(super) struct Slice {
     pub len: usize,
 }
 
-/// What a half of a layer reads and writes.
-pub(super) struct Pass<'a, T: Element> {
+/// What a pass uses of its context.
+pub(super) struct Parts<'a, T: Element> {
     pub model: &'a Llama<T>,
     pub operations: &'a Operations<T>,
     pub stream: &'a Stream,
     pub rotary: &'a RotaryTable,
     pub cache: &'a mut KvCache<T>,
-    pub tokens: &'a mut Tokens<T>,
-    pub activations: &'a mut Activations<T>,
+}
+
+/// What a half of a layer reads and writes.
+pub(super) struct Pass<'p, 'a, T: Element> {
+    pub parts: &'p mut Parts<'a, T>,
+    pub tokens: &'p mut Tokens<T>,
+    pub activations: &'p mut Activations<T>,
 }
 
 /// Where the tokens of a pass stand, and where their keys and values go.
@@ -109,7 +114,18 @@ impl<T: Element + Pod> Operations<T> {
     }
 }
 
-impl<T: Element + Pod> Pass<'_, T> {
+impl<'a, T: Element> Parts<'a, T> {
+    /// A pass of `tokens`, a slice at a time in `activations`.
+    pub fn pass<'p>(
+        &'p mut self,
+        tokens: &'p mut Tokens<T>,
+        activations: &'p mut Activations<T>,
+    ) -> Pass<'p, 'a, T> {
+        Pass { parts: self, tokens, activations }
+    }
+}
+
+impl<T: Element + Pod> Pass<'_, '_, T> {
     /// The half of a layer before its attention: norm, q, k and v projections and rotary embedding, q into the tokens'
     /// memory, k and v into the cache. With `after_branch` the output of the branch before is added to the residual stream
     /// first.
@@ -120,7 +136,7 @@ impl<T: Element + Pod> Pass<'_, T> {
         after_branch: bool,
         place: Place,
     ) -> Result<()> {
-        let Self { model, operations, stream, rotary, cache, tokens, activations } = self;
+        let Self { parts: Parts { model, operations, stream, rotary, cache }, tokens, activations } = self;
         let weights = &model.layers[layer];
         operations.norm(stream, tokens, activations, slice, &weights.input_layernorm, after_branch)?;
         let Activations { normed, qkv, .. } = &mut **activations;
@@ -151,7 +167,7 @@ impl<T: Element + Pod> Pass<'_, T> {
     /// The half of a layer after its attention: output projection, residual addition and norm, MLP. Its output waits in the
     /// activations to be added by what comes next.
     pub fn after_attention(&mut self, layer: usize, slice: Slice) -> Result<()> {
-        let Self { model, operations, stream, tokens, activations, .. } = self;
+        let Self { parts: Parts { model, operations, stream, .. }, tokens, activations } = self;
         let weights = &model.layers[layer];
         let Config { hidden_size, intermediate_size, .. } = model.config;
         operations.o_proj.run(
@@ -174,7 +190,7 @@ impl<T: Element + Pod> Pass<'_, T> {
 
     /// The logits `[slice, vocab_size]`, after the output of the last branch is added.
     pub fn logits(&mut self, slice: Slice, logits: &mut DeviceBuffer<f32>) -> Result<()> {
-        let Self { model, operations, stream, tokens, activations, .. } = self;
+        let Self { parts: Parts { model, operations, stream, .. }, tokens, activations } = self;
         let Config { hidden_size, vocab_size, .. } = model.config;
         operations.norm(stream, tokens, activations, slice, &model.norm, true)?;
         operations.lm_head.run(

@@ -3,15 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
-use lacuna::gpu::{self, Context, DeviceBuffer, Event, Stream};
+use lacuna::gpu::{self, Context, DeviceBuffer, Event};
 use lacuna::{AttentionOptions, AttentionShape, Element, Report, Seqlens, Threshold};
 
 use super::buffers::{Activations, Kept, Tokens};
 use super::gather::Gather;
-use super::kv_cache::KvCache;
 use super::llama::Llama;
-use super::operations::{Operations, Pass, Place};
-use super::rotary_table::RotaryTable;
+use super::operations::{Parts, Place};
 use super::session::LlamaSession;
 use crate::error::allocate;
 use crate::model::{ForwardOptions, ForwardReport, LayerReport, Observer};
@@ -36,15 +34,6 @@ pub(super) struct Prefill<T: Element> {
     logits: DeviceBuffer<f32>,
     host_logits: Vec<f32>,
     marks: Marks,
-}
-
-/// What a pass uses of its context.
-pub(super) struct Parts<'a, T: Element> {
-    pub model: &'a Llama<T>,
-    pub operations: &'a Operations<T>,
-    pub stream: &'a Stream,
-    pub rotary: &'a RotaryTable,
-    pub cache: &'a mut KvCache<T>,
 }
 
 impl<T: Element + Pod> Prefill<T> {
@@ -136,13 +125,6 @@ impl<T: Element + Pod> Prefill<T> {
     }
 }
 
-impl<T: Element> Parts<'_, T> {
-    fn pass<'a>(&'a mut self, tokens: &'a mut Tokens<T>, activations: &'a mut Activations<T>) -> Pass<'a, T> {
-        let Parts { model, operations, stream, rotary, ref mut cache } = *self;
-        Pass { model, operations, stream, rotary, cache, tokens, activations }
-    }
-}
-
 impl<T: Element + Pod> LlamaSession<'_, T> {
     /// [`crate::model::Session::forward`]. The host waits for the device once per layer, when all of the layer is queued: for
     /// the report, and to stop where numbers are no longer finite.
@@ -164,7 +146,7 @@ impl<T: Element + Pod> LlamaSession<'_, T> {
         // A step of decoding that is in flight comes before all that follows, and is forgotten.
         self.decoder.drop_ahead();
 
-        let mut parts = self.parts();
+        let (mut parts, _) = self.split();
         pass.begin(&mut parts)?;
         let mut reports = Vec::with_capacity(layers);
         for layer in 0..layers {

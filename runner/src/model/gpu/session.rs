@@ -8,8 +8,7 @@ use super::buffers::MAX_SLICE;
 use super::decode::Decoder;
 use super::kv_cache::KvCache;
 use super::llama::Llama;
-use super::operations::Operations;
-use super::prefill::Parts;
+use super::operations::{Operations, Parts};
 use super::rotary_table::RotaryTable;
 use crate::Result;
 use crate::generate::Sampler;
@@ -41,10 +40,10 @@ impl<'m, T: Element + Pod> LlamaSession<'m, T> {
         })
     }
 
-    /// What a pass uses of the context.
-    pub fn parts(&mut self) -> Parts<'_, T> {
-        let Self { model, stream, operations, cache, rotary, .. } = self;
-        Parts { model, operations, stream, rotary, cache }
+    /// What a pass uses of the context, and the decoder.
+    pub fn split(&mut self) -> (Parts<'_, T>, &mut Decoder<T>) {
+        let Self { model, stream, operations, cache, rotary, decoder, .. } = self;
+        (Parts { model, operations, stream, rotary, cache }, decoder)
     }
 
     /// Sees to it that the rotary table reaches `position`.
