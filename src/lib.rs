@@ -53,8 +53,9 @@ pub use device::Arch;
 pub use device::Device;
 pub use lacuna_core::{
     AttentionOptions, AttentionShape, BlockMask, DType, DecodeShape, DeviceError, Element, Error,
-    FlexPrefillCompat, FlexPrefillOptions, Layout, MAX_HEAD_DIM, Result, Seqlens, TensorView, TensorViewMut,
-    Threshold, ThresholdTable, VerticalSlashIndex, VerticalSlashOptions, XAttentionCompat, XAttentionOptions,
+    FlexPrefillCompat, FlexPrefillOptions, KMeansMetric, KMeansOptions, Layout, MAX_HEAD_DIM, Result,
+    Seqlens, TensorView, TensorViewMut, Threshold, ThresholdTable, VerticalSlashIndex, VerticalSlashOptions,
+    XAttentionCompat, XAttentionOptions,
 };
 /// The CPU kernels themselves, one module per stem, on slices.
 pub use lacuna_kernels_cpu as cpu;

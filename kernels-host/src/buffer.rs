@@ -54,12 +54,21 @@ impl<T: Pod> DeviceBuffer<T> {
     /// # Errors
     /// More data than the buffer holds; a stream of another device.
     pub fn copy_from_host(&mut self, stream: &Stream, data: &[T]) -> Result<()> {
-        self.check(stream, data.len())?;
+        self.copy_from_host_at(stream, 0, data)
+    }
+
+    /// Overwrites the elements from `first` on.
+    ///
+    /// # Errors
+    /// More data than the buffer holds from there on; a stream of another device.
+    pub fn copy_from_host_at(&mut self, stream: &Stream, first: usize, data: &[T]) -> Result<()> {
+        self.check(stream, first.saturating_add(data.len()))?;
         if data.is_empty() {
             return Ok(());
         }
+        let dst = self.ptr.offset(first * size_of::<T>());
         // SAFETY: inside the buffer, which lives until the copy is done.
-        Ok(unsafe { self.driver.copy_to_device(stream.raw(), self.ptr, bytemuck::cast_slice(data)) }?)
+        Ok(unsafe { self.driver.copy_to_device(stream.raw(), dst, bytemuck::cast_slice(data)) }?)
     }
 
     /// Copies `data.len()` elements, from element `first` on, to the host.

@@ -197,6 +197,25 @@ fn tensors_come_back_as_they_went() {
 }
 
 #[test]
+fn a_part_of_a_buffer_is_overwritten_and_read() {
+    for context in contexts(DOUBLE) {
+        let stream = context.default_stream();
+        let mut buffer = DeviceBuffer::from_host(&context, &[0.0f32, 1.0, 2.0, 3.0, 4.0], "buffer").unwrap();
+        buffer.copy_from_host_at(&stream, 2, &[20.0, 30.0]).unwrap();
+        buffer.copy_from_host(&stream, &[-1.0]).unwrap();
+        buffer.copy_from_host_at(&stream, 5, &[]).unwrap();
+        assert_eq!(buffer.to_host(&stream).unwrap(), [-1.0, 1.0, 20.0, 30.0, 4.0]);
+        let mut part = [0.0; 2];
+        buffer.copy_to_host(&stream, 3, &mut part).unwrap();
+        assert_eq!(part, [30.0, 4.0]);
+        for first in [4, 6, usize::MAX] {
+            assert!(buffer.copy_from_host_at(&stream, first, &[7.0, 7.0]).is_err(), "from {first}");
+        }
+        assert_eq!(buffer.to_host(&stream).unwrap(), [-1.0, 1.0, 20.0, 30.0, 4.0]);
+    }
+}
+
+#[test]
 fn views_stay_inside_their_buffers() {
     let context = Context::emulated(&[DOUBLE]).unwrap();
     let mut buffer = DeviceBuffer::<f32>::uninit(&context, 100, "buffer").unwrap();

@@ -117,7 +117,7 @@ fn run(args: &Args) -> Result<bool> {
             let (verdict, style) = if alike { ("alike", Style::Good) } else { ("DIFFERENT", Style::Bad) };
             let mut cells = [
                 format_count(prompt.tokens.len()),
-                attn.name().into(),
+                attn.name(),
                 format_density(got.report.density()),
                 format!("{found}, {of_cpu} of {NEEDLES}"),
                 format!("{difference:.1e}"),

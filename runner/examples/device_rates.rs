@@ -148,7 +148,7 @@ fn run(args: &Args) -> Result<()> {
                     }
                     let row = Row::new(&name, &gemm, attn, &best(args, &*model, attn, tokens)?);
                     eprintln!("{name}, {gemm}, {} tokens, {}: done", format_count(tokens), attn.name());
-                    table.row(row.cells(attn.name()));
+                    table.row(row.cells(&attn.name()));
                     rates.rows.push(row);
                 }
             }

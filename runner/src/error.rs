@@ -127,6 +127,22 @@ pub enum Error {
         /// Bytes that it takes.
         largest_bytes: u64,
     },
+    /// Another rank of the group failed.
+    #[error("rank {rank} {what}")]
+    Rank {
+        /// The rank.
+        rank: usize,
+        /// What it did, or did not do.
+        what: String,
+    },
+    /// A library that carries messages between ranks refused.
+    #[error("{call} failed: {reason}")]
+    Transport {
+        /// The call.
+        call: &'static str,
+        /// The library's answer.
+        reason: String,
+    },
     /// The tokenizer refused a text or a list of tokens.
     #[error("the tokenizer cannot {action}: {reason}")]
     Tokenizer {

@@ -42,10 +42,12 @@ fn lacuna_with_input<'a>(args: impl IntoIterator<Item = &'a str>, input: &[u8]) 
     Run { output: child.wait_with_output().unwrap(), command: format!("{command:?}") }
 }
 
-const COMMANDS: [&[&str]; 10] = [
+const COMMANDS: [&[&str]; 12] = [
     &[],
     &["demo"],
     &["generate"],
+    &["infer"],
+    &["sweep"],
     &["mask"],
     &["tokens"],
     &["model"],
@@ -84,7 +86,10 @@ fn help_lists_the_commands() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["demo", "generate", "mask", "tokens", "model", "plan", "doctor", "help"]);
+    assert_eq!(
+        commands,
+        ["demo", "generate", "infer", "sweep", "launch", "mask", "tokens", "model", "plan", "doctor", "help"]
+    );
     assert!(help.contains("16k is 16384"));
     assert!(help.contains("  doctor    Check this machine"), "{help}");
     assert!(lacuna(["demo", "--help"]).ok().contains("What each pattern ought to find"));
@@ -103,12 +108,27 @@ fn attn_help_needs_no_model() {
         "tri-shape",
         "streaming",
         "block-diagonal",
+        "ring",
+        "star",
+        "starx",
+        "star-topk",
+        "seq-topk",
+        "compress (or bmrt)",
+        "summary",
     ] {
         assert!(page.contains(&format!("\n{name}")), "{name}");
     }
-    for default in
-        ["gamma=0.9 ", "min_budget=1k ", "threshold=0.9 ", "vertical=1000 ", "local=8k ", "chunk=4k "]
-    {
+    for default in [
+        "gamma=0.9 ",
+        "min_budget=1k ",
+        "threshold=0.9 ",
+        "vertical=1000 ",
+        "local=8k ",
+        "chunk=4k ",
+        "block=auto ",
+        "mode=exact_lse ",
+        "query_pos=context ",
+    ] {
         assert!(page.contains(default), "{default}");
     }
     assert_eq!(lacuna(["demo", "-a", "help"]).ok(), page);
@@ -137,7 +157,23 @@ fn wrong_usage_says_what_is_right() {
     generate(&["--prompt-file", "x"]).fails(2, &["--prompt", "cannot be used with"]);
     lacuna(["generate", "-m", path(&model)])
         .fails(2, &["a prompt is needed: --prompt TEXT, --prompt-file FILE"]);
-    lacuna(["generate", "-m", path(&model), "--query", "x"]).fails(2, &["--context-file"]);
+    lacuna(["generate", "-m", path(&model), "--query", "x"]).fails(2, &["--context-file FILE"]);
+    generate(&["--context", "x"]).fails(2, &["--context", "cannot be used with"]);
+    generate(&["--query", "x"]).fails(2, &["--query", "cannot be used with"]);
+    generate(&["--query-tokens", "0"]).fails(2, &["must be at least 1"]);
+    generate(&["--query-tokens", "9"])
+        .fails(2, &["--query-tokens must be below the ", " of the prompt, got 9"]);
+    generate(&["-a", "star"])
+        .fails(2, &["star keeps parts of a context", "--context-file FILE and --query TEXT"]);
+    generate(&["-a", "star+ring"]).fails(2, &["star and ring are both context methods"]);
+    generate(&["-a", "dense+streaming"]).fails(2, &["dense and streaming are both patterns"]);
+    generate(&["-a", "flexprefill+star"]).fails(2, &["before the pattern: star+flexprefill"]);
+    generate(&["-a", "ring+streaming"]).fails(2, &["ring runs under dense attention alone"]);
+    generate(&["-a", "starr"]).fails(2, &["did you mean star?", "the context methods are ring, star, "]);
+    generate(&["-a", "star,block=1k,anchor=2k"]).fails(2, &["star: anchor must be at most a block (1024)"]);
+    lacuna(["plan", "-m", path(&model), "--length", "1k", "-a", "star"])
+        .fails(2, &["--attn must be a pattern, got star"]);
+    lacuna(["mask", "-m", path(&model), "-p", "x", "-a", "star"]).fails(2, &["--attn must be one, got star"]);
     lacuna(["generate", "-p", "x"]).fails(2, &["--model <DIR>"]);
     lacuna(["frobnicate"]).fails(2, &["unrecognized subcommand 'frobnicate'"]);
     lacuna(["demo", "--needles", "0"]).fails(2, &["1..=16"]);
@@ -285,6 +321,99 @@ fn generate_answers_and_streams() {
 }
 
 #[test]
+fn generate_by_context_methods() {
+    let model = needle();
+    let model = path(&model);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("context.txt");
+    // Facts in the first block and in the last.
+    let context = format!(
+        "{FACTS}{}Record: the secret number kept for salt is: 77.\n",
+        "the lake is still. ".repeat(60)
+    );
+    fs::write(&file, &context).unwrap();
+    let ask = |about: &str, more: &[&str]| {
+        let query = format!("Record: the secret number kept for {about} is:");
+        let args = ["generate", "-m", model, "--context-file", path(&file), "--query", &query];
+        lacuna(args.iter().chain(more).copied())
+    };
+    for (about, answer) in [("milk", " 1234567.\n"), ("salt", " 77.\n")] {
+        for attn in ["dense", "star,block=64", "star,block=64+streaming,block=16", "starx,block=64", "ring"] {
+            let run = ask(about, &["-a", attn]);
+            assert_eq!(run.ok(), answer, "{attn}");
+            assert_eq!(
+                run.stderr().contains(" passes]") || run.stderr().contains(" passes, "),
+                attn != "dense"
+            );
+        }
+    }
+    // As one prompt, whose end is the query.
+    let prompt = format!("{context}Record: the secret number kept for milk is:");
+    let run = lacuna(["generate", "-m", model, "-p", &prompt, "--query-tokens", "9", "-a", "star,block=64"]);
+    assert_eq!(run.ok(), " 1234567.\n");
+
+    let attns = ["-a", "dense", "-a", "star,block=64", "-a", "ring", "--json"];
+    let json = ask("milk", &attns).json();
+    let (prompt, context) =
+        (json["prompt_tokens"].as_u64().unwrap(), json["context_tokens"].as_u64().unwrap());
+    let answers = json["answers"].as_array().unwrap();
+    assert!(answers.iter().all(|answer| answer["tokens"] == answers[0]["tokens"]), "{json:#}");
+    assert!(answers.iter().all(|answer| answer["kept_tokens"] == context), "{json:#}");
+    assert!(answers.iter().all(|answer| answer["ranks"].as_array().unwrap().len() == 1), "{json:#}");
+    assert_eq!((&answers[0]["density"], &answers[0]["ranks"][0]["passes"]), (&1.0.into(), &1.into()));
+    assert!(answers[1]["density"].as_f64().unwrap() < 0.6, "{json:#}");
+    assert_eq!(answers[1]["ranks"][0]["passes"], context.div_ceil(64) + 1);
+    for answer in answers {
+        assert_eq!(answer["ranks"][0]["run_tokens"], prompt);
+        // 2 layers, 2 heads of 128, keys and values, bf16.
+        assert_eq!(answer["ranks"][0]["kv_bytes"], context * 2 * 2 * 128 * 2 * 2);
+    }
+
+    // The same tokens from any number of ranks, each with its part of the context.
+    let more = ["--np", "3", "-a", "seq-topk,block=64,top_k=32"];
+    let shared = ask("milk", &[&attns[..], &more[..]].concat()).json();
+    assert_eq!(shared["ranks"], 3);
+    let shared = shared["answers"].as_array().unwrap();
+    for (one, many) in answers.iter().zip(shared) {
+        assert_eq!(one["tokens"], many["tokens"], "{many:#}");
+        assert_eq!(one["kept_tokens"], many["kept_tokens"], "{many:#}");
+    }
+    let ranks = |answer: &Value| answer["ranks"].as_array().unwrap().len();
+    assert_eq!(shared.iter().map(ranks).collect::<Vec<_>>(), [1, 3, 3, 3]);
+    let held = |answer: &Value| -> u64 {
+        answer["ranks"].as_array().unwrap().iter().map(|rank| rank["kv_bytes"].as_u64().unwrap()).sum()
+    };
+    assert!(shared[..3].iter().all(|answer| held(answer) == held(&answers[0])), "{shared:#?}");
+    let run = ask("milk", &["-a", "star,block=64", "--np", "2"]);
+    assert_eq!(run.ok(), " 1234567.\n");
+    assert!(run.stderr().contains("\n[rank 0: ") && run.stderr().contains("\n[rank 1: "), "{}", run.stderr());
+
+    let table = ask("milk", &attns[..4]).ok();
+    assert!(
+        table.starts_with("attn ") && table.contains("  kept  ") && table.contains("star,block=64"),
+        "{table}"
+    );
+
+    // Random tokens can be cut too.
+    let random = [
+        "generate",
+        "-m",
+        model,
+        "--load-format",
+        "dummy",
+        "--prompt-tokens",
+        "300",
+        "--ignore-eos",
+        "-n",
+        "3",
+    ];
+    let attns = ["--query-tokens", "7", "-a", "dense", "-a", "star,block=150", "--json"];
+    let json = lacuna(random.iter().chain(&attns).copied()).json();
+    assert_eq!(json["context_tokens"], 293);
+    assert_eq!(json["answers"][0]["tokens"], json["answers"][1]["tokens"], "{json:#}");
+}
+
+#[test]
 fn sampling_repeats_with_its_seed() {
     let model = needle();
     let run = |seed: &str| {
@@ -331,6 +460,42 @@ fn demo_is_as_expected() {
     // A window cannot reach the middle of the text.
     assert!(patterns[4]["answers"].as_array().unwrap().iter().any(|answer| answer["expected"] == "miss"));
     assert_eq!(json["needles"].as_array().unwrap().len(), 4);
+    let methods = json["methods"].as_array().unwrap();
+    let names: Vec<&str> =
+        methods.iter().map(|m| m["attn"].as_str().unwrap().split(',').next().unwrap()).collect();
+    assert_eq!(names, ["ring", "star", "starx", "star-topk", "seq-topk", "compress", "summary"]);
+    assert_eq!((&methods[0]["found"], &methods[0]["density"]), (&4.into(), &1.0.into()));
+    assert!(methods[1]["answers"].as_array().unwrap().iter().any(|answer| answer["expected"] == "find"));
+    let context = methods[0]["kept_tokens"].as_u64().unwrap();
+    for method in &methods[3..6] {
+        assert!(method["kept_tokens"].as_u64().unwrap() < context / 2, "{method:#}");
+    }
+}
+
+#[test]
+fn demo_on_ranks_is_the_demo() {
+    let demo = |np: &str| {
+        let mut args = vec!["demo", "--tokens", "1k", "--json", "--np", np];
+        args.extend([
+            "-a",
+            "ring",
+            "-a",
+            "star,block=200",
+            "-a",
+            "starx,block=200,mode=biased_lse",
+            "-a",
+            "compress,block=256,budget=64",
+        ]);
+        lacuna(args).json()
+    };
+    let (one, three) = (demo("1"), demo("3"));
+    assert_eq!((&one["ranks"], &three["ranks"]), (&1.into(), &3.into()));
+    assert_eq!(three["patterns"].as_array().unwrap().len(), 1);
+    for (a, b) in one["methods"].as_array().unwrap().iter().zip(three["methods"].as_array().unwrap()) {
+        for what in ["attn", "answers", "kept_tokens"] {
+            assert_eq!(a[what], b[what], "{a:#} {b:#}");
+        }
+    }
 }
 
 #[test]
@@ -345,8 +510,13 @@ fn demo_page_is_tidy_and_quiet_when_piped() {
         "5",
         "-a",
         "a-shape,init=128,local=256",
+        "-a",
+        "star,block=200+a-shape,init=128,local=64",
+        "--np",
+        "2",
     ]);
     let page = run.ok();
+    assert!(page.contains("parts on 2 ranks and keep"), "{page}");
     assert_eq!(run.stderr(), "");
     assert!(!page.contains('\x1b'));
     for line in page.lines() {

@@ -112,6 +112,23 @@ fn the_caller_can_break_off_and_limits_hold() {
 }
 
 #[test]
+fn tokens_before_the_prompt_count_as_seen() {
+    let setup = setup(27);
+    let sampling = SamplingOptions { repetition_penalty: 1e6, ..Default::default() };
+    let run = |seen: Vec<u32>| {
+        setup.run(&GenerateOptions {
+            seen,
+            max_new_tokens: 1,
+            sampling: sampling.clone(),
+            ..Default::default()
+        })
+    };
+    let first = run(Vec::new()).tokens;
+    let second = run(first.clone()).tokens;
+    assert!(first.len() == 1 && second.len() == 1 && first != second, "{first:?}");
+}
+
+#[test]
 fn sampling_of_the_models_makers() {
     let setup = setup(25);
     let options = SamplingOptions::from_model(setup.model.generation_config(), 7);

@@ -1,219 +1,191 @@
-//! `NAME[,KEY=VALUE...]` to a pattern, and what to say when that fails.
+//! `METHOD[,KEY=VALUE...]+PATTERN[,KEY=VALUE...]` to an attention.
 
 use std::collections::HashSet;
 use std::str::FromStr;
 
-use super::method::{Attn, Field, Key, Method, Refusal};
-use super::registry::{METHODS, THRESHOLD, THRESHOLD_TABLE};
+use lacuna::Pattern;
 
-/// Why a pattern was not understood: one sentence that names the valid choices.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum ParseAttnError {
-    /// No pattern has this name.
-    #[error("there is no pattern '{name}'{}; the patterns are {}", did_you_mean(.near), .names.join(", "))]
-    UnknownPattern {
-        /// The name that came.
-        name: String,
-        /// The closest name there is.
-        near: Option<&'static str>,
-        /// All names.
-        names: Vec<&'static str>,
-    },
-    /// The pattern has no such key.
-    #[error("{method} has no key '{key}'{}; {}", did_you_mean(.near), keys_sentence(.keys))]
-    UnknownKey {
-        /// The pattern's name.
-        method: &'static str,
-        /// The key that came.
-        key: String,
-        /// The closest key there is.
-        near: Option<&'static str>,
-        /// All keys of the pattern.
-        keys: Vec<&'static str>,
-    },
-    /// A key stands there twice.
-    #[error("{method}: {key} is given twice")]
-    DuplicateKey {
-        /// The pattern's name.
-        method: &'static str,
-        /// The key's name.
-        key: &'static str,
-    },
-    /// A key has no value, and is no switch.
-    #[error("{method}: {key} needs a value, as in {key}={example}")]
-    MissingValue {
-        /// The pattern's name.
-        method: &'static str,
-        /// The key's name.
-        key: &'static str,
-        /// Its default.
-        example: String,
-    },
-    /// A value that the key does not accept.
-    #[error("{method}: {key} must be {expected}, got {got}")]
-    InvalidValue {
-        /// The pattern's name.
-        method: &'static str,
-        /// The key's name.
-        key: &'static str,
-        /// The accepted values.
-        expected: String,
-        /// The value that came.
-        got: String,
-    },
-    /// A file that the key cannot use.
-    #[error("{method}: {key}: {reason}")]
-    File {
-        /// The pattern's name.
-        method: &'static str,
-        /// The key's name.
-        key: &'static str,
-        /// What is wrong with which file, and where.
-        reason: String,
-    },
-    /// Two keys that say the same in different ways.
-    #[error("{method}: {} and {} exclude one another", .keys[0], .keys[1])]
-    Conflict {
-        /// The pattern's name.
-        method: &'static str,
-        /// The keys' names.
-        keys: [&'static str; 2],
-    },
-    /// Values that do not fit together.
-    #[error(transparent)]
-    Options(#[from] lacuna::Error),
-}
-
-fn did_you_mean(near: &Option<&str>) -> String {
-    near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default()
-}
-
-fn keys_sentence(keys: &[&str]) -> String {
-    match keys {
-        [] => "it has none".into(),
-        keys => format!("its keys are {}", keys.join(", ")),
-    }
-}
+use super::entry::{Entry, Field, Key, Refusal, normalize};
+use super::error::nearest;
+use super::methods::METHODS;
+use super::patterns::{PATTERNS, THRESHOLD, THRESHOLD_TABLE};
+use super::{Attn, ParseAttnError, PatternOptions, Setting};
+use crate::Error;
+use crate::context::Method;
 
 impl FromStr for Attn {
     type Err = ParseAttnError;
 
     /// Case does not matter but in names of files, `-` and `_` are the same, and a switch without a value is on. `compat` is
-    /// applied before the single compat switches, wherever it stands. A file that a key names is read.
+    /// applied before the keys that it stands for, wherever it stands. A `+` before a digit is a sign. A file that a key names is
+    /// read.
     fn from_str(text: &str) -> Result<Self, ParseAttnError> {
-        let mut parts = text.split(',').map(str::trim);
-        let mut attn = find_method(parts.next().unwrap_or_default())?.attn();
-        let method = attn.method;
-
-        let mut seen = HashSet::new();
-        let mut settings = Vec::new();
-        for part in parts {
-            let (name, value) = match part.split_once('=') {
-                Some((name, value)) => (name.trim(), Some(value.trim())),
-                None => (part, None),
-            };
-            let key = find_key(method, name)?;
-            if !seen.insert(key.name) {
-                return Err(ParseAttnError::DuplicateKey { method: method.name, key: key.name });
-            }
-            settings.push((key, value));
-        }
-        settings.sort_by_key(|(key, _)| !matches!(key.field, Field::Compat { .. }));
-        for (key, value) in settings {
-            let value = match (value, &key.field) {
-                (Some(value), _) if !value.is_empty() => value,
-                (None, Field::Switch { .. }) => "true",
-                _ => {
-                    return Err(ParseAttnError::MissingValue {
-                        method: method.name,
-                        key: key.name,
-                        example: key.default(method),
-                    });
+        let (mut method, mut pattern) = (None, None);
+        for part in parts(text) {
+            match Part::parse(part)? {
+                Part::Method(next) => {
+                    if let Some(before) = method.as_ref().map(Setting::name) {
+                        let names = [before, next.name()];
+                        return Err(ParseAttnError::Twice { kind: "context methods", names });
+                    }
+                    if let Some(pattern) = pattern.as_ref().map(Setting::name) {
+                        return Err(ParseAttnError::Order { method: next.name(), pattern });
+                    }
+                    method = Some(next);
                 }
-            };
-            key.set(&mut attn, value).map_err(|refusal| match refusal {
-                Refusal::Expected(expected) => ParseAttnError::InvalidValue {
-                    method: method.name,
-                    key: key.name,
-                    expected,
-                    got: value.into(),
-                },
-                Refusal::File(reason) => ParseAttnError::File { method: method.name, key: key.name, reason },
-            })?;
+                Part::Pattern(next) => {
+                    if let Some(before) = pattern.as_ref().map(Setting::name) {
+                        let names = [before, next.name()];
+                        return Err(ParseAttnError::Twice { kind: "patterns", names });
+                    }
+                    pattern = Some(next);
+                }
+            }
         }
-        if attn.thresholds.is_some() && seen.contains(THRESHOLD) {
-            let keys = [THRESHOLD, THRESHOLD_TABLE];
-            return Err(ParseAttnError::Conflict { method: method.name, keys });
+        let attn = Self { method, pattern: pattern.unwrap_or_else(|| PATTERNS[0].setting()) };
+        if *attn.method() == Method::Ring && *attn.pattern() != Pattern::Dense {
+            let (method, pattern) = (attn.method().name(), attn.pattern.name());
+            return Err(ParseAttnError::NotUnder { method, pattern });
         }
-        (method.check)(&attn.pattern)?;
         Ok(attn)
     }
 }
 
-fn find_method(name: &str) -> Result<&'static Method, ParseAttnError> {
-    let wanted = normalize(name);
-    let is = |have: &str| normalize(have) == wanted;
-    METHODS.iter().find(|m| is(m.name) || m.aliases.iter().any(|a| is(a))).ok_or_else(|| {
-        ParseAttnError::UnknownPattern {
-            name: name.into(),
-            near: nearest(&wanted, METHODS.iter().map(|m| (m.name, m.aliases))),
-            names: METHODS.iter().map(|m| m.name).collect(),
-        }
-    })
-}
-
-fn find_key(method: &'static Method, name: &str) -> Result<&'static Key, ParseAttnError> {
-    let wanted = normalize(name);
-    let is = |have: &str| normalize(have) == wanted;
-    method.keys.iter().find(|k| is(k.name) || k.aliases.iter().any(|a| is(a))).ok_or_else(|| {
-        ParseAttnError::UnknownKey {
-            method: method.name,
-            key: name.into(),
-            near: nearest(&wanted, method.keys.iter().map(|k| (k.name, k.aliases))),
-            keys: method.keys.iter().map(|k| k.name).collect(),
-        }
-    })
-}
-
-fn normalize(name: &str) -> String {
-    name.to_ascii_lowercase().replace('-', "_")
-}
-
-/// The name that one of whose spellings is a few typing errors away.
-fn nearest(
-    wanted: &str,
-    names: impl Iterator<Item = (&'static str, &'static [&'static str])>,
-) -> Option<&'static str> {
-    let distance = |have: &str| edit_distance(wanted, &normalize(have));
-    names
-        .map(|(name, aliases)| {
-            (aliases.iter().copied().chain([name]).map(distance).min().unwrap_or(usize::MAX), name)
-        })
-        .filter(|&(distance, name)| distance <= (name.len() / 3).max(1))
-        .min_by_key(|&(distance, _)| distance)
-        .map(|(_, name)| name)
-}
-
-/// Levenshtein: insertions, deletions and substitutions.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+/// Cuts at every `+` that is no sign.
+fn parts(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for (at, _) in text.match_indices('+') {
+        if !text[at + 1..].starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+            parts.push(&text[start..at]);
+            start = at + 1;
         }
     }
-    row[b.len()]
+    parts.push(&text[start..]);
+    parts
+}
+
+/// A context method or a pattern.
+enum Part {
+    Method(Setting<Method>),
+    Pattern(Setting<PatternOptions>),
+}
+
+impl Part {
+    fn parse(text: &str) -> Result<Self, ParseAttnError> {
+        let (name, settings) = text.split_once(',').map_or((text, None), |(name, rest)| (name, Some(rest)));
+        let wanted = normalize(name.trim());
+        if let Some(entry) = METHODS.iter().find(|entry| entry.is(&wanted)) {
+            return setting(entry, settings).map(|(method, _)| Self::Method(method));
+        }
+        let Some(entry) = PATTERNS.iter().find(|entry| entry.is(&wanted)) else {
+            let known = PATTERNS.iter().map(|e| (e.name, spellings(e.name, e.aliases)));
+            let known = known.chain(METHODS.iter().map(|e| (e.name, spellings(e.name, e.aliases))));
+            return Err(ParseAttnError::UnknownName {
+                name: name.trim().into(),
+                near: nearest(&wanted, known),
+                patterns: PATTERNS.iter().map(|entry| entry.name).collect(),
+                methods: METHODS.iter().map(|entry| entry.name).collect(),
+            });
+        };
+        let (pattern, given) = setting(entry, settings)?;
+        if pattern.value.thresholds.is_some() && given.contains(THRESHOLD) {
+            let keys = [THRESHOLD, THRESHOLD_TABLE];
+            return Err(ParseAttnError::Conflict { name: entry.name, keys });
+        }
+        Ok(Self::Pattern(pattern))
+    }
+}
+
+/// An entry with the keys of `settings`, `KEY=VALUE[,...]`, and the names of those that were given.
+fn setting<T: Clone>(
+    entry: &'static Entry<T>,
+    settings: Option<&str>,
+) -> Result<(Setting<T>, HashSet<&'static str>), ParseAttnError> {
+    let mut given = HashSet::new();
+    let mut values = Vec::new();
+    for part in settings.into_iter().flat_map(|settings| settings.split(',')) {
+        let (name, value) = match part.split_once('=') {
+            Some((name, value)) => (name.trim(), Some(value.trim())),
+            None => (part.trim(), None),
+        };
+        let key = find_key(entry, name)?;
+        if !given.insert(key.name) {
+            return Err(ParseAttnError::DuplicateKey { name: entry.name, key: key.name });
+        }
+        values.push((key, value));
+    }
+    values.sort_by_key(|(key, _)| !matches!(key.field, Field::Compat { .. }));
+    let mut setting = entry.setting();
+    for (key, value) in values {
+        let value = match (value, &key.field) {
+            (Some(value), _) if !value.is_empty() => value,
+            (None, Field::Switch { .. }) => "true",
+            _ => {
+                let example = key.default(entry);
+                return Err(ParseAttnError::MissingValue { name: entry.name, key: key.name, example });
+            }
+        };
+        key.set(&mut setting.value, value).map_err(|refusal| match refusal {
+            Refusal::Expected(expected) => {
+                ParseAttnError::InvalidValue { name: entry.name, key: key.name, expected, got: value.into() }
+            }
+            Refusal::File(reason) => ParseAttnError::File { name: entry.name, key: key.name, reason },
+        })?;
+    }
+    (entry.check)(&setting.value).map_err(|e| refused(entry, e))?;
+    Ok((setting, given))
+}
+
+/// The library's refusal, in terms of the entry's keys.
+fn refused<T>(entry: &'static Entry<T>, error: Error) -> ParseAttnError {
+    let (arg, expected, got) = match error {
+        Error::InvalidArgument { arg, expected, got } => (arg, expected, got),
+        Error::Attention(lacuna::Error::InvalidArgument { arg, expected, got, .. }) => (arg, expected, got),
+        error => return ParseAttnError::Options(error.to_string()),
+    };
+    let key = entry.keys.iter().find(|key| key.is(&normalize(arg)));
+    ParseAttnError::InvalidValue { name: entry.name, key: key.map_or(arg, |key| key.name), expected, got }
+}
+
+fn find_key<T>(entry: &'static Entry<T>, name: &str) -> Result<&'static Key<T>, ParseAttnError> {
+    let wanted = normalize(name);
+    entry.keys.iter().find(|key| key.is(&wanted)).ok_or_else(|| ParseAttnError::UnknownKey {
+        name: entry.name,
+        key: name.into(),
+        near: nearest(&wanted, entry.keys.iter().map(|key| (key.name, spellings(key.name, key.aliases)))),
+        keys: entry.keys.iter().map(|key| key.name).collect(),
+    })
+}
+
+impl<T> Entry<T> {
+    /// Whether this is one of its names, normalized.
+    fn is(&self, wanted: &str) -> bool {
+        spellings(self.name, self.aliases).any(|have| have == wanted)
+    }
+}
+
+impl<T> Key<T> {
+    /// Whether this is one of its names, normalized.
+    fn is(&self, wanted: &str) -> bool {
+        spellings(self.name, self.aliases).any(|have| have == wanted)
+    }
+}
+
+/// All names of an entry or a key, normalized.
+fn spellings(name: &'static str, aliases: &'static [&'static str]) -> impl Iterator<Item = String> {
+    aliases.iter().copied().chain([name]).map(normalize)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lacuna::{FlexPrefillCompat, Pattern, Threshold};
+    use crate::context::{
+        AnchorContent, AnchorPositions, CompressMode, CompressOptions, Positions, QueryPosition,
+        SequentialTopKOptions, StarOptions, StarTopKOptions, StarXMode, StarXOptions, SummaryMethod,
+        SummaryOptions,
+    };
+    use lacuna::{FlexPrefillCompat, Threshold};
 
     fn parse(text: &str) -> Pattern {
         text.parse::<Attn>().unwrap_or_else(|e| panic!("{text}: {e}")).pattern().clone()
@@ -223,17 +195,140 @@ mod tests {
         text.parse::<Attn>().unwrap_err().to_string()
     }
 
+    fn method(text: &str) -> Method {
+        text.parse::<Attn>().unwrap_or_else(|e| panic!("{text}: {e}")).method().clone()
+    }
+
     #[test]
     fn names_and_aliases() {
-        for method in METHODS {
-            let default = (method.default)();
-            for name in method.aliases.iter().chain([&method.name]) {
+        for entry in PATTERNS {
+            let default = (entry.default)().pattern;
+            for name in entry.aliases.iter().chain([&entry.name]) {
                 assert_eq!(parse(name), default);
                 assert_eq!(parse(&name.to_uppercase().replace('-', "_")), default);
+                assert_eq!(method(name), Method::Full);
             }
             // The library's own name for the pattern.
             assert_eq!(parse(default.name()), default);
         }
+        for entry in METHODS {
+            let default = (entry.default)();
+            for name in entry.aliases.iter().chain([&entry.name]) {
+                assert_eq!(method(name), default);
+                assert_eq!(method(&name.to_uppercase().replace('-', "_")), default);
+                assert_eq!(parse(name), Pattern::Dense);
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_entries_share_a_name() {
+        let patterns = PATTERNS.iter().flat_map(|e| spellings(e.name, e.aliases));
+        let all: Vec<_> = patterns.chain(METHODS.iter().flat_map(|e| spellings(e.name, e.aliases))).collect();
+        let different: HashSet<_> = all.iter().filter(|name| !name.contains('_')).collect();
+        assert_eq!(different.len(), all.iter().filter(|name| !name.contains('_')).count());
+        for entry in METHODS {
+            let keys: Vec<_> = entry.keys.iter().flat_map(|k| spellings(k.name, k.aliases)).collect();
+            assert_eq!(keys.iter().collect::<HashSet<_>>().len(), keys.len(), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn a_method_and_a_pattern_combine() {
+        let attn: Attn = " Star, block=4096 + FlexPrefill,gamma=0.95".parse().unwrap();
+        assert_eq!(attn.to_string(), "star,block=4k+flexprefill,gamma=0.95");
+        assert_eq!(attn.name(), "star+flexprefill");
+        assert_eq!(attn.method(), &method("star,block=4k"));
+        assert_eq!(attn.pattern(), &parse("flexprefill,gamma=0.95"));
+        for (text, label, name) in [
+            ("star,block=4k+dense", "star,block=4k", "star"),
+            ("full", "dense", "dense"),
+            ("bmrt", "compress", "compress"),
+            ("ring+full", "ring", "ring"),
+            ("flexprefill,tau=1e-2", "flexprefill,tau=0.01", "flexprefill"),
+            ("flexprefill,tau=.01e+1", "flexprefill", "flexprefill"),
+        ] {
+            let attn: Attn = text.parse().unwrap();
+            assert_eq!((attn.to_string().as_str(), attn.name().as_str()), (label, name));
+        }
+        let options = attn.options(7);
+        assert_eq!(
+            (&options.method, &options.pattern, options.max_new_tokens),
+            (attn.method(), attn.pattern(), 7)
+        );
+    }
+
+    #[test]
+    fn keys_of_methods_reach_their_fields() {
+        let star = StarOptions {
+            block_size: Some(4096),
+            anchor_block_size: Some(512),
+            recompute_anchor: true,
+            anchor: AnchorContent::Shuffled,
+            anchor_positions: AnchorPositions::BeforeBlock,
+            q_causal_on_remote: true,
+            seed: 7,
+        };
+        let keys = "block=4k,anchor=512,recompute_anchor,content=shuffled,positions=before,q_causal_on_remote,seed=7";
+        assert_eq!(method(&format!("star,{keys}")), Method::Star(star.clone()));
+        let aliases = "block_size=4096,anchor_block_size=512,recompute-anchor=on,anchor_content=SHUFFLED,\
+                       anchor_positions=Before,q-causal-on-remote=1,seed=7";
+        assert_eq!(method(&format!("star,{aliases}")), Method::Star(star.clone()));
+        let more = "mode=biased-lse,stride=8,heads=grouped,lambda=0.5,tau=0.25";
+        assert_eq!(
+            method(&format!("starx,{keys},{more}")),
+            Method::StarX(StarXOptions {
+                star,
+                mode: StarXMode::BiasedLse,
+                stride: 8,
+                cyclic_heads: false,
+                bias: 0.5,
+                threshold: 0.25,
+            })
+        );
+        assert_eq!(method("star,block=auto,anchor=auto"), method("star"));
+        assert_eq!(
+            method("star-topk,top_k=9,num_blocks=3,block=64"),
+            Method::StarTopK(StarTopKOptions { top_k: 9, num_blocks: 3, block_size: Some(64) })
+        );
+        assert_eq!(
+            method("seq-topk,compat=original,block=64,top_k=9"),
+            Method::SequentialTopK(SequentialTopKOptions {
+                top_k: 9,
+                block_size: 64,
+                positions: Positions::Contiguous,
+                query_position: QueryPosition::CacheLen,
+            })
+        );
+        assert_eq!(
+            method("seq-topk,query_pos=context,compat=original"),
+            method("seq-topk,positions=contiguous")
+        );
+        assert_eq!(
+            method("compress,block=64,budget=32,divisor=8,mode=recursive"),
+            Method::Compress(CompressOptions {
+                block_size: 64,
+                budget: 32,
+                protection_divisor: 8,
+                mode: CompressMode::Recursive,
+            })
+        );
+        assert_eq!(
+            method(
+                "summary,method=topk,block=64,k=9,prune_percent=12.5,cosine=off,layers=1,chunk=32,positions=contiguous,seed=3"
+            ),
+            Method::Summary(SummaryOptions {
+                method: SummaryMethod::TopK,
+                block_size: 64,
+                k: Some(9),
+                pruning_percent: 12.5,
+                use_cosine_similarity: false,
+                num_layers_for_clustering: 1,
+                chunk_size: 32,
+                positions: Positions::Contiguous,
+                seed: 3,
+            })
+        );
     }
 
     #[test]
@@ -282,10 +377,38 @@ mod tests {
         for (text, says) in [
             (
                 "",
-                "there is no pattern ''; the patterns are dense, flexprefill, xattention, vertical-slash, a-shape, \
-                  tri-shape, streaming, block-diagonal",
+                "there is no pattern or context method ''; the patterns are dense, flexprefill, xattention, \
+                 vertical-slash, a-shape, tri-shape, streaming, block-diagonal; the context methods are ring, star, \
+                 starx, star-topk, seq-topk, compress, summary",
             ),
-            ("flexprefil", "there is no pattern 'flexprefil' (did you mean flexprefill?)"),
+            ("flexprefil", "there is no pattern or context method 'flexprefil' (did you mean flexprefill?)"),
+            ("starr,block=1k", "'starr' (did you mean star?)"),
+            ("star+flexprefil", "'flexprefil' (did you mean flexprefill?)"),
+            ("seqtopk", "(did you mean seq-topk?)"),
+            ("star+", "there is no pattern or context method ''"),
+            ("star+ring", "star and ring are both context methods, of which one can run"),
+            ("star+dense+starx", "star and starx are both context methods"),
+            ("dense+flexprefill", "dense and flexprefill are both patterns, of which one can run"),
+            ("star+dense+dense", "dense and dense are both patterns"),
+            ("flexprefill,gamma=0.5+star", "the context method comes before the pattern: star+flexprefill"),
+            ("ring+streaming", "ring runs under dense attention alone, not under streaming"),
+            ("ring,block=1", "ring has no key 'block'; it has none"),
+            ("star,block=0", "star: block must be at least 1, or auto, got 0"),
+            ("star,block=-1", "star: block must be a whole number, such as 512 or 16k (16384), got -1"),
+            (
+                "star,content=last",
+                "star: content must be one of first, previous, none, constant, random, shuffled, got last",
+            ),
+            ("star,block=1k,anchor_block_size=2k", "star: anchor must be at most a block (1024), got 2048"),
+            ("starx,block=1k,anchor=2k", "starx: anchor must be at most a block (1024), got 2048"),
+            ("star,seed=-1", "star: seed must be a whole number up to 18446744073709551615, got -1"),
+            ("starx,bias=inf", "starx: bias must be a finite number, got inf"),
+            ("starx,threshold=0", "starx: threshold must be in (0, 1], got 0"),
+            ("starx,heads=all", "starx: heads must be cyclic or grouped, got all"),
+            ("starx,lambda=1,bias=1", "starx: bias is given twice"),
+            ("seq-topk,topk=0", "did you mean top_k?"),
+            ("compress,divisor=1", "compress: divisor must be at least 2, got 1"),
+            ("summary,prune_percent=101", "summary: prune_percent must be in [0, 100], got 101"),
             ("xatn", "(did you mean xattention?)"),
             ("dense,block=1", "dense has no key 'block'; it has none"),
             (

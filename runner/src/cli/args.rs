@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use lacuna::gpu::gemm;
 use lacuna::{DType, Device};
 use lacuna_runner::attn::{self, Attn};
+use lacuna_runner::comm::launcher::Launched;
+use lacuna_runner::context::Method;
 use lacuna_runner::model::{self, Config, LoadFormat, LoadOptions, Model, PlanOptions, Tokenizer};
 
 use super::failure::Outcome;
@@ -41,8 +43,9 @@ pub struct ComputeArgs {
     /// Type to compute in: auto (as the weights are stored), bf16, f16, f32
     #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = dtype, help_heading = "Model")]
     dtype: AutoDType,
-    /// Where to compute: cpu, cuda, cuda:N, emulated (the GPU kernels on this machine's processor, slowly)
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", help_heading = "Model")]
+    /// Where to compute: cpu, cuda, cuda:N, emulated (the GPU kernels on this machine's processor, slowly). Under mpirun or srun
+    /// cuda is the GPU of the rank's number on its host
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device, help_heading = "Model")]
     device: Device,
     /// What multiplies matrices on a GPU: auto, cublaslt (where it is installed), own
     #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Model")]
@@ -62,6 +65,20 @@ pub fn dtype(text: &str) -> Result<AutoDType, String> {
         "f32" | "float32" => Some(DType::F32),
         _ => return Err("the types are auto, bf16, f16, f32".into()),
     }))
+}
+
+/// A device; one without a number is that of this process among those on its host.
+fn device(text: &str) -> Result<Device, String> {
+    let device = text.parse()?;
+    let launched = Launched::detect().map_err(|e| e.to_string())?;
+    Ok(own_device(device, text, launched.and_then(|launched| launched.local_rank)))
+}
+
+fn own_device(device: Device, text: &str, local_rank: Option<usize>) -> Device {
+    match (device, local_rank) {
+        (Device::Cuda(_), Some(local_rank)) if !text.contains(':') => Device::Cuda(local_rank),
+        (device, _) => device,
+    }
 }
 
 /// Dummy weights are always the same.
@@ -93,7 +110,7 @@ pub fn positive_length(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A pattern.
+/// A context method, a pattern, or both.
 pub fn attn(text: &str) -> Result<Attn, String> {
     text.parse().map_err(|e: attn::ParseAttnError| e.to_string())
 }
@@ -115,9 +132,9 @@ impl ComputeArgs {
     }
 
     /// Loads the weights in `dir`.
-    pub fn load(&self, dir: &std::path::Path, progress: &Progress) -> Outcome<Box<dyn Model>> {
+    pub fn load(&self, dir: &std::path::Path, progress: &Progress) -> lacuna_runner::Result<Box<dyn Model>> {
         let mut task = progress.task("loading the model", 0);
-        Ok(model::load(dir, &self.options(), &mut |p| task.load(p))?)
+        model::load(dir, &self.options(), &mut |p| task.load(p))
     }
 }
 
@@ -138,7 +155,7 @@ impl ModelArgs {
     }
 
     /// Loads the weights, for a prompt and an answer of so many tokens under any of `attns`: what a GPU has no memory for is
-    /// refused before they are read.
+    /// refused before they are read. What context methods take is not foreseen: they find out as they go.
     pub fn load(
         &self,
         config: &Config,
@@ -147,7 +164,7 @@ impl ModelArgs {
         progress: &Progress,
     ) -> Outcome<Box<dyn Model>> {
         if let Some(context) = self.compute.device.context()? {
-            for attn in attns {
+            for attn in attns.iter().filter(|attn| *attn.method() == Method::Full) {
                 let options = PlanOptions {
                     tokens,
                     max_new_tokens,
@@ -161,6 +178,20 @@ impl ModelArgs {
                 model::plan(config, &options)?.check()?;
             }
         }
-        self.compute.load(&self.model, progress)
+        Ok(self.compute.load(&self.model, progress)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_of_a_host_have_a_gpu_each_unless_one_is_named() {
+        let chosen = |text: &str, local_rank| own_device(text.parse().unwrap(), text, local_rank);
+        assert_eq!(chosen("cuda", Some(2)), Device::Cuda(2));
+        assert_eq!(chosen("cuda", None), Device::Cuda(0));
+        assert_eq!(chosen("cuda:1", Some(2)), Device::Cuda(1));
+        assert_eq!(chosen("cpu", Some(2)), Device::Cpu);
     }
 }

@@ -17,6 +17,8 @@ pub enum Failure {
     Runner(lacuna_runner::Error),
     /// Anything else, as a sentence: exit code 1.
     Other(String),
+    /// Lines of an input, or samples, are bad: exit code 3.
+    Data(String),
     /// Standard output is closed or full. A closed one is no failure: whoever read it has enough.
     Output(io::Error),
     /// What was to be shown has been shown, and it is not as it should be: exit code 1.
@@ -26,16 +28,22 @@ pub enum Failure {
 impl Failure {
     /// Says on standard error what went wrong, and gives the exit code.
     pub fn report(self) -> ExitCode {
+        ExitCode::from(self.say(""))
+    }
+
+    /// Says it with `who` before it, and gives the number of the exit code.
+    pub fn say(self, who: &str) -> u8 {
         let (message, code) = match self {
             Self::Usage(message) => (message + "\n\nFor more information, try '--help'.", 2),
             Self::Runner(e) => (e.to_string(), 1),
             Self::Other(message) => (message, 1),
-            Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Data(message) => (message, 3),
+            Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => return 0,
             Self::Output(e) => (format!("cannot write to standard output: {e}"), 1),
-            Self::Verdict => return ExitCode::from(1),
+            Self::Verdict => return 1,
         };
-        terminal::say(&format!("error: {message}"));
-        ExitCode::from(code)
+        terminal::say(&format!("error: {who}{message}"));
+        code
     }
 }
 

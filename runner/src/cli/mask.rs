@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lacuna::{AttentionShape, Selection, Seqlens};
 use lacuna_runner::attn::Attn;
+use lacuna_runner::context::Method;
 use lacuna_runner::generate::SamplingOptions;
 use lacuna_runner::model::{ForwardOptions, LayerReport, LogitRows, Observer};
 use lacuna_runner::report::{
@@ -57,7 +58,11 @@ pub fn run(args: MaskArgs, progress: &Progress) -> Outcome {
         }
     }
     args.attn.check(config)?;
-    let prompt = prompt.tokens(&tokenizer, config.vocab_size, SamplingOptions::default().seed)?;
+    if *args.attn.method() != Method::Full {
+        let method = args.attn.method().name();
+        return Err(Failure::Usage(format!("masks are those of patterns: --attn must be one, got {method}")));
+    }
+    let prompt = prompt.tokens(&tokenizer, config.vocab_size, SamplingOptions::default().seed)?.tokens;
     let attns = std::slice::from_ref(&args.attn);
     let model = args.model.load(config, [prompt.len(), 0], attns, progress)?;
     let file = args.out.filter(|path| path != Path::new("-"));

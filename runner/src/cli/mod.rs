@@ -1,17 +1,25 @@
 //! The command line: one file per command, and what they share.
 
 mod args;
+mod cost;
 mod demo;
 mod doctor;
 mod failure;
+mod first_rank;
 mod generate;
+mod generation_args;
+mod infer;
 mod kernel_case;
+mod launch;
 mod mask;
 mod model;
 mod plan;
 mod progress;
 mod prompt;
+mod ranks;
 mod scaled;
+mod shared_model;
+mod sweep;
 mod terminal;
 mod tokens;
 
@@ -31,10 +39,10 @@ use progress::ProgressMode;
     name = "lacuna",
     version,
     max_term_width = 80,
-    after_help = "Start here:\n  lacuna demo               every pattern on a long text with facts hidden in it\n  \
+    after_help = "Start here:\n  lacuna demo               every pattern and context method on a long text\n  \
                   lacuna COMMAND --help     what a command does, with examples\n\n\
                   Lengths are tokens and take k and m: 16k is 16384.\n\
-                  Exit codes: 0 done, 1 failed, 2 wrong usage."
+                  Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -56,8 +64,8 @@ struct GlobalArgs {
         default_value_t,
         value_name = "HOW",
         hide_possible_values = true,
-        long_help = "How to show progress on standard error: auto (a bar on a terminal, nothing elsewhere), bar, plain (a \
-                     line now and then) or none",
+        long_help = "How to show progress on standard error: auto (a bar on a terminal; elsewhere nothing, but a \
+                     line now and then from infer and sweep), bar, plain (a line now and then) or none",
         help_heading = "Everywhere"
     )]
     progress: ProgressMode,
@@ -68,6 +76,9 @@ struct GlobalArgs {
 enum Command {
     Demo(demo::DemoArgs),
     Generate(generate::GenerateArgs),
+    Infer(infer::InferArgs),
+    Sweep(sweep::SweepArgs),
+    Launch(launch::LaunchArgs),
     Mask(mask::MaskArgs),
     Tokens(tokens::TokensArgs),
     #[command(subcommand)]
@@ -79,11 +90,12 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // Before the rest is checked: `lacuna generate --attn help` lacks a model.
-    let outcome = if asks_for_patterns(std::env::args().skip(1)) {
+    let outcome = if asks_for_attn(std::env::args().skip(1)) {
         terminal::print(&attn::help())
     } else {
-        match Cli::from_arg_matches(&Cli::command().get_matches()) {
-            Ok(cli) => run(cli),
+        let matches = Cli::command().get_matches();
+        match Cli::from_arg_matches(&matches) {
+            Ok(cli) => ranks::refuse_copies(&matches).and_then(|()| run(cli)),
             Err(e) => e.exit(),
         }
     };
@@ -93,7 +105,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn asks_for_patterns(args: impl Iterator<Item = String>) -> bool {
+fn asks_for_attn(args: impl Iterator<Item = String>) -> bool {
     let args: Vec<String> = args.collect();
     args.iter().any(|a| a == "--attn=help" || a == "-ahelp")
         || args.windows(2).any(|w| (w[0] == "--attn" || w[0] == "-a") && w[1] == "help")
@@ -121,6 +133,9 @@ fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Demo(args) => demo::run(args, &progress),
         Command::Generate(args) => generate::run(args, &progress),
+        Command::Infer(args) => infer::run(args, &progress),
+        Command::Sweep(args) => sweep::run(args, &progress),
+        Command::Launch(args) => launch::run(args),
         Command::Mask(args) => mask::run(args, &progress),
         Command::Tokens(args) => tokens::run(args),
         Command::Model(command) => model::run(command),

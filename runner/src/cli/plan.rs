@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lacuna::gpu::DeviceInfo;
 use lacuna::{DType, Device};
 use lacuna_runner::attn::Attn;
+use lacuna_runner::context::Method;
 use lacuna_runner::model::{self, Config, Part, Plan, PlanOptions};
 use lacuna_runner::report::{Align, Style, Table, format_bytes, format_count, format_density};
 use serde::Serialize;
@@ -17,7 +18,8 @@ use super::terminal;
 ///
 /// Loads, prefills and decodes on a GPU of which only the books are kept: nothing is computed, no GPU is needed, and of the
 /// model config.json alone is read. Memory is that of the GPU there is, or what --memory says; the driver rounds each
-/// allocation up a little. Products are those of our own kernel: cuBLASLt has a workspace of its own.
+/// allocation up a little. Products are those of our own kernel: cuBLASLt has a workspace of its own. Context methods, which run
+/// a prompt in parts, are not counted.
 ///
 /// The exit code is 1 when it does not fit.
 #[derive(clap::Args)]
@@ -34,7 +36,7 @@ pub struct PlanArgs {
     /// The most tokens to generate; no more than the model has positions
     #[arg(short = 'n', long, value_name = "N", default_value = "64", value_parser = args::length)]
     max_new_tokens: usize,
-    /// Attention of the prefill, as NAME[,KEY=VALUE...]; 'help' lists all
+    /// The pattern of the prefill, as NAME[,KEY=VALUE...]; 'help' lists all
     #[arg(short, long, value_name = "PATTERN", default_value = "dense", value_parser = args::attn)]
     attn: Attn,
     /// Type to compute in: auto (as config.json says), bf16, f16
@@ -99,6 +101,12 @@ fn bytes(text: &str) -> Result<u64, String> {
 pub fn run(args: PlanArgs) -> Outcome {
     let config = Config::from_file(&args.model.join("config.json"))?;
     args.attn.check(&config)?;
+    if *args.attn.method() != Method::Full {
+        return Err(Failure::Usage(format!(
+            "plans are for one pass over the whole prompt: --attn must be a pattern, got {}, which runs it in parts",
+            args.attn.method().name()
+        )));
+    }
     let (device, memory_bytes) = find(args.device, args.memory)?;
     let positions_left = config.max_position_embeddings.saturating_sub(args.length);
     let options = PlanOptions {

@@ -21,6 +21,8 @@ pub struct GenerateOptions {
     pub pattern: Pattern,
     /// As [`ForwardOptions::thresholds`].
     pub thresholds: Option<ThresholdTable>,
+    /// Tokens before the prompt, cached or not, that count as seen where repetition is penalised. Default none.
+    pub seen: Vec<u32>,
     /// The most tokens to generate. Default 0: the prefill alone.
     pub max_new_tokens: usize,
     /// Tokens that end the text; see [`eos_token_ids`].
@@ -93,6 +95,9 @@ pub fn eos_token_ids(config: &Config, generation_config: &GenerationConfig) -> V
 /// Runs `prompt` after the tokens that `session` holds, then generates, handing each bit of text to `on_text` as it becomes
 /// certain. The session keeps the prompt and all generated tokens but the last; [`Session::truncate`] takes them back.
 ///
+/// A long context can be run by a method of its own before: [`context::prefill`](crate::context::prefill) gives the session, and
+/// what is left to be run on it.
+///
 /// # Examples
 /// ```no_run
 /// use std::ops::ControlFlow;
@@ -138,7 +143,8 @@ pub fn generate(
     let (logits, prefill) = session.forward(prompt, &forward, observer)?;
 
     let decode_start = Instant::now();
-    let mut seen = prompt.to_vec();
+    let mut seen = [&options.seen, prompt].concat();
+    let before = seen.len();
     let mut text = String::new();
     let mut stream = tokenizer.stream(!options.show_special_tokens);
     let mut stops = StopStrings::new(options.stop.iter().cloned());
@@ -148,7 +154,7 @@ pub fn generate(
     };
     let mut finish_reason = FinishReason::Length;
     let mut token = None;
-    while seen.len() - prompt.len() < options.max_new_tokens {
+    while seen.len() - before < options.max_new_tokens {
         let next = match token {
             None => sampler.sample(&logits, &seen)?,
             Some(token) => match session.next_token(token, &mut sampler, &seen) {
@@ -184,5 +190,5 @@ pub fn generate(
             let _ = emit(&stops.finish());
         }
     }
-    Ok(Generation { tokens: seen.split_off(prompt.len()), text, finish_reason, prefill, decode })
+    Ok(Generation { tokens: seen.split_off(before), text, finish_reason, prefill, decode })
 }

@@ -7,6 +7,7 @@ mod cpu;
 mod generation_config;
 mod gpu;
 mod json;
+mod kv_session;
 mod plan;
 mod positions;
 mod random_weights;
@@ -29,6 +30,10 @@ use weight_source::WeightSource;
 
 pub use config::{Config, RopeConfig, RopeScaling};
 pub use generation_config::GenerationConfig;
+pub use kv_session::{
+    ColumnMass, KvRows, KvSession, LayerInputs, PartialAttention, PassOptions, PassOutput, Reads, ShardMixer,
+    Shards,
+};
 pub use plan::{Part, Plan, PlanOptions, plan, typical_device};
 pub use report::{ForwardReport, LayerReport, peak_memory_bytes};
 pub use session::{ForwardOptions, LogitRows, Observer, Session};
@@ -71,7 +76,7 @@ pub trait Model: Send + Sync {
     /// # Errors
     /// [`Error::OutOfMemory`] where the KV cache does not fit,
     /// [`Error::InvalidArgument`] for a capacity of 0.
-    fn session(&self, capacity: usize) -> Result<Box<dyn Session + '_>>;
+    fn session(&self, capacity: usize) -> Result<Box<dyn KvSession + '_>>;
 }
 
 /// How far loading has come.

@@ -1,5 +1,7 @@
 //! Where the tokens of a context stand.
 
+use std::ops::Range;
+
 use super::config::Config;
 use crate::{Error, Result};
 
@@ -7,6 +9,8 @@ use crate::{Error, Result};
 pub(crate) struct Positions {
     capacity: usize,
     position_ids: Vec<u32>,
+    /// After so many tokens the next one stands here.
+    continuation: Option<(usize, u32)>,
 }
 
 impl Positions {
@@ -17,7 +21,7 @@ impl Positions {
         }
         // The kernels count tokens in 32 bits.
         u32::try_from(capacity).map_err(|_| too_large(capacity))?;
-        Ok(Self { capacity, position_ids: Vec::new() })
+        Ok(Self { capacity, position_ids: Vec::new(), continuation: None })
     }
 
     /// Tokens cached.
@@ -30,6 +34,24 @@ impl Positions {
         self.capacity
     }
 
+    /// The positions of the cached tokens.
+    pub fn cached(&self) -> &[u32] {
+        &self.position_ids
+    }
+
+    /// Where the next token stands.
+    fn next(&self) -> u32 {
+        match self.continuation {
+            Some((len, position)) if len == self.len() => position,
+            _ => self.position_ids.last().map_or(0, |&p| p.saturating_add(1)),
+        }
+    }
+
+    /// Lets the next token stand at `position`, and so again after a truncation to as many tokens as there are now.
+    pub fn continue_at(&mut self, position: u32) {
+        self.continuation = Some((self.len(), position));
+    }
+
     /// The positions of `tokens`: `position_ids`, or on from the last one. Refuses tokens and positions that the model does not
     /// have, and more than there is room for.
     pub fn of_next(&self, config: &Config, tokens: &[u32], position_ids: Option<&[u32]>) -> Result<Vec<u32>> {
@@ -40,23 +62,16 @@ impl Positions {
             let expected = format!("ids below vocab_size ({})", config.vocab_size);
             return Err(Error::invalid("tokens", expected, token));
         }
-        let end = self.len().saturating_add(tokens.len());
-        if end > self.capacity {
-            return Err(Error::TooLong {
-                what: "the context",
-                tokens: end,
-                limit_name: "the session's capacity",
-                limit: self.capacity,
-            });
-        }
-        let next = self.position_ids.last().map_or(0, |&p| p.saturating_add(1));
+        self.check_room(tokens.len())?;
+        let next = self.next();
         let position_ids = match position_ids {
             Some(ids) if ids.len() != tokens.len() => {
                 let expected = format!("one for each of {} tokens", tokens.len());
                 return Err(Error::invalid("position_ids", expected, ids.len()));
             }
             Some(ids) => ids.to_vec(),
-            None => (next..).take(tokens.len()).collect(),
+            // Those that overflow are refused with the others that the model does not have.
+            None => (0..tokens.len() as u32).map(|i| next.saturating_add(i)).collect(),
         };
         let needed = position_ids.iter().max().map_or(0, |&p| p as usize + 1);
         if needed > config.max_position_embeddings {
@@ -68,6 +83,29 @@ impl Positions {
             });
         }
         Ok(position_ids)
+    }
+
+    /// Refuses `tokens` more where there is no room for them.
+    pub fn check_room(&self, tokens: usize) -> Result<()> {
+        let end = self.len().saturating_add(tokens);
+        if end > self.capacity {
+            return Err(Error::TooLong {
+                what: "the context",
+                tokens: end,
+                limit_name: "the session's capacity",
+                limit: self.capacity,
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses rows that are not cached.
+    pub fn check_rows(&self, rows: &Range<usize>) -> Result<()> {
+        if rows.start > rows.end || rows.end > self.len() {
+            let expected = format!("rows of {} cached tokens", self.len());
+            return Err(Error::invalid("rows", expected, format_args!("{rows:?}")));
+        }
+        Ok(())
     }
 
     /// Counts tokens as cached, once every layer holds them.
@@ -82,6 +120,35 @@ impl Positions {
             return Err(Error::invalid("len", expected, len));
         }
         self.position_ids.truncate(len);
+        self.continuation = self.continuation.filter(|&(at, _)| at <= len);
+        Ok(())
+    }
+
+    /// Counts copies of cached tokens as cached.
+    pub fn duplicate(&mut self, rows: Range<usize>) -> Result<()> {
+        self.check_rows(&rows)?;
+        self.check_room(rows.len())?;
+        self.position_ids.extend_from_within(rows);
+        Ok(())
+    }
+
+    /// Refuses rows to keep that are not cached, or do not ascend.
+    pub fn check_kept(&self, rows: &[usize]) -> Result<()> {
+        if let Some(w) = rows.windows(2).find(|w| w[0] >= w[1]) {
+            return Err(Error::invalid("rows", "ascending", format_args!("{} after {}", w[1], w[0])));
+        }
+        if let Some(row) = rows.last().filter(|&&row| row >= self.len()) {
+            return Err(Error::invalid("rows", format_args!("below {} cached tokens", self.len()), row));
+        }
+        Ok(())
+    }
+
+    /// Keeps the tokens of `rows`, ascending.
+    pub fn keep(&mut self, rows: &[usize]) -> Result<()> {
+        self.check_kept(rows)?;
+        let next = self.next();
+        self.position_ids = rows.iter().map(|&row| self.position_ids[row]).collect();
+        self.continue_at(next);
         Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! Checkpoints of random weights, in a temporary directory.
 #![allow(dead_code)] // every test binary uses its own part
 
+pub mod context;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,12 +1,16 @@
-//! What a pattern ought to find, known before it runs.
+//! What a pattern or a context method ought to find, known before it runs.
 
 use std::collections::BTreeSet;
 
 use lacuna::Pattern;
+use lacuna_runner::attn::Attn;
+use lacuna_runner::context::{
+    AnchorContent, AnchorPositions, Method, SequentialTopKOptions, StarOptions, StarXMode,
+};
 use lacuna_runner::needle::{Prompt, Question};
 use serde::Serialize;
 
-/// Whether a pattern ought to answer a question.
+/// Whether a pattern or a context method ought to answer a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Expectation {
@@ -22,12 +26,40 @@ pub enum Expectation {
 const CONTEXT: usize = 7;
 
 impl Expectation {
+    /// By the rule of the context method, or of the pattern where the whole prompt runs under it.
+    pub fn new(attn: &Attn, prompt: &Prompt, question: &Question) -> Self {
+        match attn.method() {
+            Method::Full => Self::of_pattern(attn.pattern(), prompt, question),
+            // The parts that a method runs are more than a pattern's rule can speak of.
+            method if *attn.pattern() == Pattern::Dense => Self::of_method(method, prompt, question),
+            _ => Self::Either,
+        }
+    }
+
+    /// By what an answer takes of the text: the rows of the fact read the [`CONTEXT`] tokens before them. The questions read all
+    /// that was kept.
+    fn of_method(method: &Method, prompt: &Prompt, question: &Question) -> Self {
+        let find_if = |certain: bool| if certain { Self::Find } else { Self::Either };
+        match method {
+            Method::Ring => Self::Find,
+            Method::Star(star) => find_if(star_reads(star, prompt, question)),
+            Method::StarX(o) => {
+                find_if(o.mode == StarXMode::ExactLse && star_reads(&o.star, prompt, question))
+            }
+            // All tokens are kept, in their order.
+            Method::SequentialTopK(SequentialTopKOptions { top_k, block_size, .. }) => {
+                find_if(top_k >= &(*block_size).min(prompt.query_start))
+            }
+            _ => Self::Either,
+        }
+    }
+
     /// By what an answer takes: the rows of the fact, and the row that asks, read the [`CONTEXT`] tokens before them,
     /// and the row that asks reads the first token of the fact's value. (The rest of the answer is decoded densely.)
     ///
     /// A fixed pattern reads by its rule. The searches weigh keys by what they look at of the attention; each is certain to
     /// find a fact where it looks at the row that asks and keeps room for it.
-    pub fn new(pattern: &Pattern, prompt: &Prompt, question: &Question) -> Self {
+    fn of_pattern(pattern: &Pattern, prompt: &Prompt, question: &Question) -> Self {
         let row = question.position;
         let tokens = prompt.tokens.len();
         let answer = prompt.needles[question.needle].answer_tokens.clone();
@@ -71,6 +103,18 @@ impl Expectation {
             Self::Either => true,
         }
     }
+}
+
+/// Whether all rows of a fact read what they need for certain: their own block, or a first block that is the anchor.
+fn star_reads(star: &StarOptions, prompt: &Prompt, question: &Question) -> bool {
+    let Some(block) = star.block_size else { return false };
+    let usual = star.anchor == AnchorContent::First && star.anchor_positions == AnchorPositions::First;
+    // With whole blocks for anchors, the second block reads all that stands before it.
+    let anchored = usual && star.anchor_block_size.is_none_or(|anchor| anchor >= block);
+    let together = |row: usize, key: usize| row / block == key / block || anchored && row / block == 1;
+    let answer = prompt.needles[question.needle].answer_tokens.clone();
+    let context = answer.into_iter().all(|row| together(row, row.saturating_sub(CONTEXT)));
+    usual && !star.q_causal_on_remote && context
 }
 
 /// Key blocks that weigh for the rows that ask: those of the first token, which takes what attention finds nothing else,

@@ -1,53 +1,62 @@
-//! `lacuna demo`: facts hidden in a long text, and what every pattern finds of them.
+//! `lacuna demo`: facts hidden in a long text, and what every pattern and every context method finds of them.
 //!
 //! One prefill of the whole prompt, which ends with the beginnings of all answers, runs under the pattern. The logits at
 //! the end of each beginning give the first token of that answer: they need the hidden fact, which only the prefill's
 //! attention can have brought there. The context is then rolled back to that beginning, and the rest of the answer decoded
-//! densely.
+//! densely. Context methods run the text alone; the beginnings of all answers then run, densely, over what was kept of it.
 
 mod expectation;
 mod kernels;
 mod page;
+mod quiz;
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lacuna::{Device, Pattern};
-use lacuna_runner::attn::{Attn, METHODS};
-use lacuna_runner::generate::{StopStrings, eos_token_ids};
-use lacuna_runner::model::{
-    self, ForwardOptions, ForwardReport, LoadOptions, LogitRows, Model, Session, Tokenizer,
-};
+use lacuna_runner::Error;
+use lacuna_runner::attn::Attn;
+use lacuna_runner::comm::{Alone, Communicator};
+use lacuna_runner::context::Method;
+use lacuna_runner::generate::eos_token_ids;
+use lacuna_runner::model::{self, LoadOptions, Model, Tokenizer};
 use lacuna_runner::needle::{self, BEGIN, Existing, NeedleOptions, Prompt, PromptOptions};
-use lacuna_runner::{Error, Result};
 use serde::Serialize;
 
 use super::args;
+use super::cost::Cost;
 use super::failure::{Failure, Outcome};
-use super::progress::Progress;
-use super::scaled::scaled;
+use super::first_rank::on_first_rank;
+use super::progress::{Passes, Progress, ProgressMode};
+use super::ranks::RankArgs;
+use super::scaled::{scaled, scaled_methods};
 use super::terminal;
 use expectation::Expectation;
 use kernels::KernelDemo;
+use quiz::{MAX_ANSWER, Quiz};
 
-/// Show every pattern on a long text with facts hidden in it
+/// Show every pattern and context method on a long text
 ///
-/// Hides facts in a long text, then asks a small Llama model for all of them, once with dense attention and once under
-/// every pattern. The model is made on the spot (see lacuna model needle --help); it answers exactly when attention reads
-/// the tokens that hold the answer.
+/// Hides facts in a long text, then asks a small Llama model for all of them, once with dense attention, once under every
+/// pattern and once by every context method. The model is made on the spot (see lacuna model needle --help); it answers
+/// exactly when attention reads the tokens that hold the answer.
 ///
 /// What each pattern ought to find is known before it runs, and the verdict says whether it did. Dense attention: all. A
 /// fixed shape: what the rows that ask can reach. FlexPrefill and vertical-slash: what the last rows ask for, while their
 /// budget has room for it. XAttention: nothing for certain, since it looks at one pair of tokens in `stride`, and here a
 /// fact hangs on one single pair; it finds most all the same. The attention of real models is less sharp.
 ///
-/// The exit code is 1 when a pattern misses what it ought to find.
+/// Of the context methods, ring is exact; star finds what no border of its blocks cuts through; for the others, which keep some
+/// tokens of the text, nothing is certain.
+///
+/// The exit code is 1 when something misses what it ought to find.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     lacuna demo\n  \
     lacuna demo --tokens 8k --needles 6\n  \
     lacuna demo --attn flexprefill,gamma=0.9 --attn flexprefill,gamma=0.99\n  \
+    lacuna demo --attn star,block=2k --attn seq-topk,top_k=64 --np 4\n  \
     lacuna demo --device emulated\n  \
     lacuna demo --json > demo.json")]
 pub struct DemoArgs {
@@ -60,9 +69,12 @@ pub struct DemoArgs {
     /// Seed of the text and of the facts [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Show this pattern, as NAME[,KEY=VALUE...], instead of all; may be repeated; 'help' lists all
-    #[arg(short, long, value_name = "PATTERN", value_parser = args::attn)]
+    /// Show this pattern or context method, as NAME[,KEY=VALUE...], or METHOD+PATTERN, instead of all; may be repeated; 'help'
+    /// lists all
+    #[arg(short, long, value_name = "ATTN", value_parser = args::attn)]
     attn: Vec<Attn>,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// A Llama model directory to ask instead of the needle model
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -75,9 +87,6 @@ pub struct DemoArgs {
     json: bool,
 }
 
-/// Tokens of one answer, at most: those of a value and its full stop, and some to spare.
-const MAX_ANSWER: usize = 16;
-
 #[derive(Serialize)]
 struct Demo {
     device: String,
@@ -85,6 +94,9 @@ struct Demo {
     seed: u64,
     needles: Vec<HiddenNeedle>,
     patterns: Vec<Shown>,
+    /// The ranks that the context methods ran on.
+    ranks: usize,
+    methods: Vec<Shown>,
     as_expected: bool,
     seconds: f64,
     /// The kernels one by one, on all devices but the CPU.
@@ -103,19 +115,17 @@ struct HiddenNeedle {
     asked_at: usize,
 }
 
-/// What one pattern did.
+/// What one pattern or context method did.
 #[derive(Serialize)]
 struct Shown {
     attn: String,
     #[serde(skip)]
-    name: &'static str,
+    name: String,
     /// In the order of the needles.
     answers: Vec<Answer>,
     found: usize,
-    density: f64,
-    search_seconds: f64,
-    attention_seconds: f64,
-    prefill_seconds: f64,
+    #[serde(flatten)]
+    cost: Cost,
     speedup: f64,
     as_expected: bool,
 }
@@ -141,18 +151,7 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
     let start = Instant::now();
     let (model, tokenizer, prompt) = prepare(&args, progress)?;
     args.attn.iter().try_for_each(|attn| attn.check(model.config()))?;
-    let mut attns = match &args.attn[..] {
-        [] => {
-            let rows = prompt.tokens.len() - prompt.query_start;
-            let rows = if args.device == Device::Cpu { rows } else { rows.min(MAX_PROBE) };
-            scaled(prompt.tokens.len(), rows, prompt.questions.len())
-        }
-        attns => attns.to_vec(),
-    };
-    // Dense comes first: the others are compared with it.
-    attns.retain(|attn| *attn.pattern() != Pattern::Dense);
-    attns.insert(0, METHODS[0].attn());
-
+    let (patterns, methods) = attns(&args, &prompt);
     let mut demo = Demo {
         device: args.device.to_string(),
         tokens: prompt.tokens.len(),
@@ -171,24 +170,46 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
             })
             .collect(),
         patterns: Vec::new(),
+        ranks: 1,
+        methods: Vec::new(),
         as_expected: true,
         seconds: 0.0,
         kernels: None,
     };
-    let mut quiz = Quiz {
-        session: model.session(prompt.tokens.len() + MAX_ANSWER)?,
-        eos_token_ids: eos_token_ids(model.config(), model.generation_config()),
+    let quiz = Quiz {
+        model: &*model,
+        eos_token_ids: &eos_token_ids(model.config(), model.generation_config()),
         tokenizer: &tokenizer,
         prompt: &prompt,
     };
-    for (i, attn) in attns.iter().enumerate() {
-        let label = format!("{}/{} {}", i + 1, attns.len(), attn.name());
-        let mut task = progress.task(label, model.config().num_hidden_layers as u64);
-        let (texts, report) = quiz.ask(attn, &mut task)?;
-        let dense = demo.patterns.first().map_or(report.total.as_secs_f64(), |dense| dense.prefill_seconds);
-        demo.patterns.push(Shown::new(attn, &prompt, texts, &report, dense));
+    let count = patterns.len() + methods.len();
+    let ask = |comm: &dyn Communicator, i: usize, attn: &Attn, alive: &dyn Fn()| -> Outcome<_> {
+        let quiet = Progress::new(ProgressMode::None);
+        let progress = if comm.rank() == 0 { progress } else { &quiet };
+        let label = format!("{}/{count} {}", i + 1, attn.name());
+        let mut passes = Passes::new(progress, label, model.config().num_hidden_layers, alive);
+        let (texts, cost) = quiz.ask(comm, attn, &mut passes)?;
+        Ok(Shown::new(attn, &prompt, texts, cost))
+    };
+    let shown = args.ranks.run(|comm| {
+        let under_patterns = on_first_rank(comm, |alive| {
+            patterns
+                .iter()
+                .enumerate()
+                .map(|(i, attn)| ask(&Alone, i, attn, alive))
+                .collect::<Outcome<Vec<_>>>()
+        })?;
+        let by_methods = methods.iter().zip(patterns.len()..).map(|(attn, i)| ask(comm, i, attn, &|| ()));
+        Ok((comm.world_size(), under_patterns, by_methods.collect::<Outcome<Vec<_>>>()?))
+    })?;
+    let Some((ranks, Some(patterns), methods)) = shown else { return Ok(()) };
+    (demo.ranks, demo.patterns, demo.methods) = (ranks, patterns, methods);
+    let dense = demo.patterns[0].cost.prefill_seconds;
+    for shown in demo.patterns.iter_mut().chain(&mut demo.methods) {
+        shown.speedup = dense / shown.cost.prefill_seconds;
     }
-    demo.as_expected = demo.patterns.iter().all(|shown| shown.as_expected);
+    let as_expected = demo.all().all(|shown| shown.as_expected);
+    demo.as_expected = as_expected;
     demo.seconds = start.elapsed().as_secs_f64();
     if !args.json {
         terminal::print(&demo.page(&args, terminal::colour()))?;
@@ -204,10 +225,29 @@ pub fn run(args: DemoArgs, progress: &Progress) -> Outcome {
     }
     let missed = |answer: &Answer| answer.expected == Expectation::Find && !answer.right;
     let wrong = demo.kernels.as_ref().is_some_and(|kernels| !kernels.ok);
-    match wrong || demo.patterns.iter().flat_map(|shown| &shown.answers).any(missed) {
+    match wrong || demo.all().flat_map(|shown| &shown.answers).any(missed) {
         true => Err(Failure::Verdict),
         false => Ok(()),
     }
+}
+
+/// What is to be shown: patterns, dense first, with which the others are compared, and context methods.
+fn attns(args: &DemoArgs, prompt: &Prompt) -> (Vec<Attn>, Vec<Attn>) {
+    let attns = match &args.attn[..] {
+        [] => {
+            let rows = prompt.tokens.len() - prompt.query_start;
+            let probe = if args.device == Device::Cpu { rows } else { rows.min(MAX_PROBE) };
+            let mut attns = scaled(prompt.tokens.len(), probe, prompt.questions.len());
+            attns.extend(scaled_methods(prompt.query_start));
+            attns
+        }
+        attns => attns.to_vec(),
+    };
+    let (mut patterns, methods): (Vec<_>, Vec<_>) =
+        attns.into_iter().partition(|attn| *attn.method() == Method::Full);
+    patterns.retain(|attn| *attn.pattern() != Pattern::Dense);
+    patterns.insert(0, Attn::dense());
+    (patterns, methods)
 }
 
 /// The model, and a prompt in its tokens that asks for every needle.
@@ -261,95 +301,32 @@ fn depths(num_needles: usize) -> Vec<f64> {
     }
 }
 
-struct Quiz<'a> {
-    session: Box<dyn Session + 'a>,
-    eos_token_ids: Vec<u32>,
-    tokenizer: &'a Tokenizer,
-    prompt: &'a Prompt,
-}
-
-impl Quiz<'_> {
-    /// Prefills the prompt under a pattern and answers its questions, in their order.
-    fn ask(
-        &mut self,
-        attn: &Attn,
-        observer: &mut dyn model::Observer,
-    ) -> Result<(Vec<String>, ForwardReport)> {
-        let rows: Vec<usize> = self.prompt.questions.iter().map(|question| question.position).collect();
-        let options = ForwardOptions {
-            pattern: attn.pattern().clone(),
-            thresholds: attn.thresholds().cloned(),
-            logits: LogitRows::These(&rows),
-            ..Default::default()
-        };
-        self.session.truncate(0)?;
-        let (logits, report) = self.session.forward(&self.prompt.tokens, &options, observer)?;
-        let vocab_size = logits.len() / rows.len();
-        let mut answers = vec![String::new(); rows.len()];
-        // Rolling back forgets what comes after: the last question first.
-        for ((&row, logits), answer) in rows.iter().zip(logits.chunks(vocab_size)).zip(&mut answers).rev() {
-            self.session.truncate(row + 1)?;
-            *answer = self.decode(likeliest(logits))?;
-        }
-        Ok((answers, report))
+impl Demo {
+    fn all(&self) -> impl Iterator<Item = &Shown> {
+        self.patterns.iter().chain(&self.methods)
     }
-
-    /// Goes on from the first token of an answer to its full stop.
-    fn decode(&mut self, first: u32) -> Result<String> {
-        let mut stream = self.tokenizer.stream(true);
-        let mut stops = StopStrings::new(["."]);
-        let (mut text, mut token) = (String::new(), first);
-        for _ in 0..MAX_ANSWER {
-            if self.eos_token_ids.contains(&token) {
-                break;
-            }
-            let (piece, stopped) = stops.push(&stream.step(token)?);
-            text += &piece;
-            if stopped {
-                break;
-            }
-            token = likeliest(self.session.decode(token)?);
-        }
-        Ok(text.trim().to_owned())
-    }
-}
-
-/// The token of the largest logit; of equals the one with the lowest id.
-fn likeliest(logits: &[f32]) -> u32 {
-    let best = logits.iter().zip(0..).reduce(|best, next| if next.0 > best.0 { next } else { best });
-    best.map_or(0, |(_, id)| id)
 }
 
 impl Shown {
-    fn new(
-        attn: &Attn,
-        prompt: &Prompt,
-        texts: Vec<String>,
-        report: &ForwardReport,
-        dense_seconds: f64,
-    ) -> Self {
+    fn new(attn: &Attn, prompt: &Prompt, texts: Vec<String>, cost: Cost) -> Self {
         let mut answers: Vec<(usize, Answer)> = prompt
             .questions
             .iter()
             .zip(texts)
             .map(|(question, text)| {
                 let right = text == prompt.answer(question);
-                let expected = Expectation::new(attn.pattern(), prompt, question);
+                let expected = Expectation::new(attn, prompt, question);
                 (question.needle, Answer { text, right, expected })
             })
             .collect();
         answers.sort_by_key(|(needle, _)| *needle);
         let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
-        let seconds = |duration: Duration| duration.as_secs_f64();
         Self {
             attn: attn.to_string(),
             name: attn.name(),
             found: answers.iter().filter(|answer| answer.right).count(),
-            density: report.density(),
-            search_seconds: seconds(report.search()),
-            attention_seconds: seconds(report.attention()),
-            prefill_seconds: seconds(report.total),
-            speedup: dense_seconds / seconds(report.total),
+            cost,
+            speedup: 1.0,
             as_expected: answers.iter().all(|answer| answer.expected.allows(answer.right)),
             answers,
         }
@@ -368,10 +345,5 @@ mod tests {
             assert!(depths.windows(2).all(|w| w[0] < w[1]));
             assert!(depths.iter().all(|depth| (0.0..=100.0).contains(depth)));
         }
-    }
-
-    #[test]
-    fn the_likeliest_of_equals_is_the_first() {
-        assert_eq!(likeliest(&[0.0, 2.0, 2.0, 1.0]), 1);
     }
 }

@@ -7,7 +7,7 @@ use lacuna_runner::report::{
     Align, Style, Table, format_count, format_density, format_duration, format_speedup,
 };
 
-use super::{Answer, Demo, DemoArgs, Expectation, HiddenNeedle};
+use super::{Answer, Demo, DemoArgs, Expectation, HiddenNeedle, Shown};
 use crate::cli::terminal;
 
 /// Characters of an answer, and answers on a line of 80 columns.
@@ -27,36 +27,21 @@ impl Demo {
             depth(self.needles.first()),
             depth(self.needles.last()),
         );
-        let mut table = Table::new(&[
-            ("pattern", Align::Left),
-            ("found", Align::Right),
-            ("density", Align::Right),
-            ("prefill", Align::Right),
-            ("speed-up", Align::Right),
-            ("verdict", Align::Left),
-        ]);
-        for shown in &self.patterns {
-            let (verdict, style) = match shown.as_expected {
-                true => ("as expected", Style::Good),
-                false => ("NOT as expected", Style::Bad),
+        page += &self.table(&self.patterns, false, colour);
+        if !self.methods.is_empty() {
+            let on = match self.ranks {
+                1 => String::new(),
+                ranks => format!(" on {ranks} ranks"),
             };
-            table.row([
-                (shown.name.into(), Style::Plain),
-                (format!("{}/{}", shown.found, self.needles.len()), Style::Plain),
-                (format_density(shown.density), Style::Plain),
-                (format_duration(Duration::from_secs_f64(shown.prefill_seconds)), Style::Plain),
-                (format_speedup(shown.speedup), Style::Plain),
-                (verdict.into(), style),
-            ]);
-            for answers in shown.answers.chunks(ANSWERS_A_LINE) {
-                let cells: Vec<String> = answers.iter().map(|answer| answer.cell(colour)).collect();
-                table.note(format!("  {}", cells.join("  ").trim_end()));
-            }
+            page += &format!(
+                "\nContext methods run the text in parts{on} and keep some of it; the\n\
+                 questions then run densely over what was kept.\n\n"
+            );
+            page += &self.table(&self.methods, true, colour);
         }
-        page += &table.render(colour);
         page += &format!(
             "\n\
-             \u{2713} right   - out of the pattern's reach   ? not certain to be kept   \u{2717} missed\n\
+             \u{2713} right   - out of reach   ? not certain to be kept   \u{2717} missed\n\
              Density: the share of the visible attention that was computed.\n\n\
              {}\n\
              Next: lacuna demo -a flexprefill,gamma=0.9 -a xattention,threshold=0.8\n      \
@@ -68,6 +53,49 @@ impl Demo {
 }
 
 impl Demo {
+    /// A row for each, with what it answered below it; above context methods dense, that they are compared with.
+    fn table(&self, rows: &[Shown], methods: bool, colour: bool) -> String {
+        let mut columns = vec![
+            (if methods { "method" } else { "pattern" }, Align::Left),
+            ("found", Align::Right),
+            ("density", Align::Right),
+        ];
+        if methods {
+            columns.push(("kept", Align::Right));
+        }
+        columns.extend([("prefill", Align::Right), ("speed-up", Align::Right), ("verdict", Align::Left)]);
+        let mut table = Table::new(&columns);
+        let dense = self.patterns.first().filter(|_| methods);
+        for shown in dense.into_iter().chain(rows) {
+            let (verdict, style) = match shown.as_expected {
+                true => ("as expected", Style::Good),
+                false => ("NOT as expected", Style::Bad),
+            };
+            let cost = &shown.cost;
+            let mut cells = vec![
+                shown.name.clone(),
+                format!("{}/{}", shown.found, self.needles.len()),
+                format_density(cost.density),
+            ];
+            if methods {
+                cells.push(format_count(cost.kept_tokens));
+            }
+            cells.push(format_duration(Duration::from_secs_f64(cost.prefill_seconds)));
+            cells.push(format_speedup(shown.speedup));
+            let mut cells: Vec<_> = cells.into_iter().map(|cell| (cell, Style::Plain)).collect();
+            cells.push((verdict.into(), style));
+            table.row(cells);
+            if dense.is_some_and(|dense| std::ptr::eq(dense, shown)) {
+                continue;
+            }
+            for answers in shown.answers.chunks(ANSWERS_A_LINE) {
+                let cells: Vec<String> = answers.iter().map(|answer| answer.cell(colour)).collect();
+                table.note(format!("  {}", cells.join("  ").trim_end()));
+            }
+        }
+        table.render(colour)
+    }
+
     fn closing(&self, args: &DemoArgs) -> String {
         let mut model = match &args.model {
             Some(dir) => dir.display().to_string(),
@@ -78,8 +106,8 @@ impl Demo {
         }
         let seconds = format_duration(Duration::from_secs_f64(self.seconds));
         match self.as_expected {
-            true => format!("Every pattern found what it should in {model}; {seconds} altogether."),
-            false => format!("Not every pattern did as it should in {model}; {seconds} altogether."),
+            true => format!("All found what they should in {model}; {seconds} altogether."),
+            false => format!("Not all did as they should in {model}; {seconds} altogether."),
         }
     }
 }

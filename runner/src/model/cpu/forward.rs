@@ -137,6 +137,25 @@ impl<'a, T: Element> Pass<'a, T> {
         (&self.buffers.q[..len], &mut self.buffers.attention[..len])
     }
 
+    /// The residual stream of all tokens, `[tokens, hidden]`; after the last layer as the output matrix reads it.
+    pub fn hidden_state(&mut self, after_last_layer: bool) -> Result<Vec<f32>> {
+        let config = &self.model.config;
+        let hidden = config.hidden_size;
+        let mut state = allocate("hidden states", self.rows.len() * hidden)?;
+        let Buffers { x, normed, .. } = &mut *self.buffers;
+        for start in (0..self.rows.len()).step_by(self.slice) {
+            let len = self.slice.min(self.rows.len() - start);
+            let mut x = &x[start * hidden..][..len * hidden];
+            if after_last_layer {
+                let normed = &mut normed[..len * hidden];
+                rms_norm(x, &self.model.norm, config.rms_norm_eps as f32, normed);
+                x = normed;
+            }
+            state[start * hidden..].iter_mut().zip(x).for_each(|(state, x)| *state = x.to_f32());
+        }
+        Ok(state)
+    }
+
     /// Drops all tokens but `rows`, in that order: before the last layer's [`Pass::finish`] nothing else is needed.
     pub fn keep_rows(&mut self, rows: &[usize]) {
         let gather = |data: &mut Vec<T>, size: usize| {

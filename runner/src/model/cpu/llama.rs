@@ -1,5 +1,6 @@
 //! The weights of a Llama model in one compute type.
 
+use bytemuck::Pod;
 use lacuna::Element;
 
 use super::linear::Linear;
@@ -11,7 +12,7 @@ use crate::model::tensors::{
     layer_tensor,
 };
 use crate::model::weight_source::WeightSource;
-use crate::model::{Config, GenerationConfig, LoadProgress, Model, Session};
+use crate::model::{Config, GenerationConfig, KvSession, LoadProgress, Model};
 
 /// A Llama model whose weights and activations are `T`.
 pub(crate) struct Llama<T: Element> {
@@ -92,7 +93,7 @@ impl<T: Element> Llama<T> {
     }
 }
 
-impl<T: Element> Model for Llama<T> {
+impl<T: Element + Pod> Model for Llama<T> {
     fn config(&self) -> &Config {
         &self.config
     }
@@ -105,7 +106,7 @@ impl<T: Element> Model for Llama<T> {
         T::DTYPE
     }
 
-    fn session(&self, capacity: usize) -> Result<Box<dyn Session + '_>> {
+    fn session(&self, capacity: usize) -> Result<Box<dyn KvSession + '_>> {
         Ok(Box::new(LlamaSession::new(self, capacity)?))
     }
 }

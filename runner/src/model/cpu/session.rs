@@ -1,31 +1,31 @@
-//! One context of a Llama model on the CPU: prefill, decode, rollback.
+//! One context of a Llama model on the CPU: passes, decode, and what is done to the cache between them.
 
-use std::borrow::Cow;
-use std::time::Instant;
+use std::ops::Range;
 
-use lacuna::{
-    AttentionOptions, AttentionShape, DecodeShape, Device, Element, Pattern, Seqlens, TensorView,
-    TensorViewMut, XAttentionOptions, decode_attention, prefill,
-};
+use bytemuck::Pod;
+use lacuna::{AttentionOptions, DecodeShape, Device, Element, TensorView, TensorViewMut, decode_attention};
 
 use super::forward::{Buffers, Pass};
 use super::kv_cache::KvCache;
 use super::llama::Llama;
 use crate::Result;
 use crate::error::allocate;
+use crate::model::kv_session::check_layer;
 use crate::model::positions::Positions;
-use crate::model::{ForwardOptions, ForwardReport, LayerReport, Observer, Session};
+use crate::model::{
+    ForwardOptions, ForwardReport, KvRows, KvSession, Observer, PassOptions, PassOutput, Session,
+};
 
 pub(crate) struct LlamaSession<'m, T: Element> {
-    model: &'m Llama<T>,
-    positions: Positions,
-    cache: KvCache<T>,
-    decode_plan: decode_attention::Plan<T>,
+    pub(super) model: &'m Llama<T>,
+    pub(super) positions: Positions,
+    pub(super) cache: KvCache<T>,
+    pub(super) decode_plan: decode_attention::Plan<T>,
     decode_buffers: Buffers<T>,
     decode_logits: Vec<f32>,
 }
 
-impl<'m, T: Element> LlamaSession<'m, T> {
+impl<'m, T: Element + Pod> LlamaSession<'m, T> {
     pub fn new(model: &'m Llama<T>, capacity: usize) -> Result<Self> {
         let config = &model.config;
         let positions = Positions::new(capacity)?;
@@ -49,64 +49,16 @@ impl<'m, T: Element> LlamaSession<'m, T> {
     }
 }
 
-impl<T: Element> Session for LlamaSession<'_, T> {
+impl<T: Element + Pod> Session for LlamaSession<'_, T> {
     fn forward(
         &mut self,
         tokens: &[u32],
         options: &ForwardOptions,
         observer: &mut dyn Observer,
     ) -> Result<(Vec<f32>, ForwardReport)> {
-        let start = Instant::now();
-        let config = &self.model.config;
-        let position_ids = self.positions.of_next(config, tokens, options.position_ids)?;
-        let rows = options.rows(tokens.len())?;
-        let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
-        options.check(config.num_hidden_layers, heads)?;
-        let (past, len) = (self.positions.len(), tokens.len());
-        let seqlens = Seqlens::single(len, past + len)?;
-        let shape = AttentionShape::new(heads, config.num_key_value_heads, head_dim, seqlens)?;
-        let plan_of = |layer: usize| {
-            let pattern = pattern_of(options, layer);
-            prefill::Plan::new(Device::Cpu, &shape, &AttentionOptions::default(), &pattern)
-        };
-        let mut plan = Some(plan_of(0)?);
-
-        let mut buffers = Buffers::new(config, len)?;
-        let mut pass = Pass::new(self.model, tokens, &position_ids, past, &mut buffers);
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for layer in 0..config.num_hidden_layers {
-            let layer_start = Instant::now();
-            if layer > 0 && options.thresholds.is_some() {
-                // The memory of one plan is enough.
-                plan = None;
-            }
-            let plan = match &mut plan {
-                Some(plan) => plan,
-                plan => plan.insert(plan_of(layer)?),
-            };
-            pass.project(layer, &mut self.cache)?;
-            let (k, v) = self.cache.views(layer, past + len)?;
-            let (q, out) = pass.attention_buffers();
-            let attention = plan.run_observed(
-                &TensorView::thd(q, len, heads, head_dim)?,
-                &k,
-                &v,
-                &mut TensorViewMut::thd(out, len, heads, head_dim)?,
-                None,
-                |selection| observer.selection(layer, selection),
-            )?;
-            if layer + 1 == config.num_hidden_layers {
-                pass.keep_rows(&rows);
-            }
-            pass.finish(layer)?;
-            let report = LayerReport::new(attention, layer_start.elapsed());
-            observer.layer(layer, &report);
-            layers.push(report);
-        }
-        let mut logits = allocate("logits", rows.len() * config.vocab_size)?;
-        pass.logits(&mut logits)?;
-        self.positions.commit(&position_ids);
-        Ok((logits, ForwardReport { tokens: len, layers, total: start.elapsed() }))
+        let options = PassOptions { forward: options.clone(), ..Default::default() };
+        let PassOutput { logits, report, .. } = self.pass(tokens, options, observer)?;
+        Ok((logits, report))
     }
 
     fn decode(&mut self, token: u32) -> Result<&[f32]> {
@@ -117,7 +69,7 @@ impl<T: Element> Session for LlamaSession<'_, T> {
         let mut pass = Pass::new(self.model, &[token], &position_ids, past, &mut self.decode_buffers);
         for layer in 0..config.num_hidden_layers {
             pass.project(layer, &mut self.cache)?;
-            let (k, v) = self.cache.views(layer, self.cache.capacity())?;
+            let (k, v) = self.cache.views(layer, 0..self.cache.capacity())?;
             let (q, out) = pass.attention_buffers();
             self.decode_plan.run(
                 &TensorView::bshd(q, 1, 1, heads, head_dim)?,
@@ -147,13 +99,72 @@ impl<T: Element> Session for LlamaSession<'_, T> {
     }
 }
 
-/// The pattern of a layer, with its own thresholds where there are some.
-fn pattern_of<'a>(options: &'a ForwardOptions, layer: usize) -> Cow<'a, Pattern> {
-    match (&options.pattern, &options.thresholds) {
-        (Pattern::XAttention(x_options), Some(table)) => {
-            let threshold = table.of_layer(layer);
-            Cow::Owned(Pattern::XAttention(XAttentionOptions { threshold, ..x_options.clone() }))
+impl<T: Element + Pod> KvSession for LlamaSession<'_, T> {
+    fn pass(
+        &mut self,
+        tokens: &[u32],
+        options: PassOptions<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<PassOutput> {
+        self.run(tokens, options, observer)
+    }
+
+    fn keep(&mut self, rows: &[usize]) -> Result<()> {
+        self.positions.keep(rows)?;
+        self.cache.keep(rows);
+        Ok(())
+    }
+
+    fn duplicate(&mut self, rows: Range<usize>) -> Result<()> {
+        let to = self.positions.len();
+        self.positions.duplicate(rows.clone())?;
+        self.cache.duplicate(rows, to);
+        Ok(())
+    }
+
+    fn read_kv(&mut self, rows: Range<usize>) -> Result<KvRows> {
+        self.positions.check_rows(&rows)?;
+        let mut bytes = Vec::new();
+        let size = rows.len() * self.cache.bytes_per_token();
+        bytes.try_reserve_exact(size).map_err(|_| crate::Error::OutOfMemory {
+            what: "keys and values to send",
+            bytes: size as u128,
+        })?;
+        for layer in 0..self.model.config.num_hidden_layers {
+            self.cache.read(layer, rows.clone(), &mut bytes);
         }
-        (pattern, _) => Cow::Borrowed(pattern),
+        Ok(KvRows { position_ids: self.positions.cached()[rows].to_vec(), bytes })
+    }
+
+    fn append_kv(&mut self, rows: &KvRows) -> Result<()> {
+        let KvRows { position_ids, bytes } = rows;
+        let (tokens, per_token) = (position_ids.len(), self.cache.bytes_per_token());
+        rows.check(per_token)?;
+        self.positions.check_room(tokens)?;
+        let layers = self.model.config.num_hidden_layers;
+        let per_layer = tokens * per_token / layers;
+        for layer in 0..layers {
+            self.cache.write(layer, self.positions.len(), tokens, &bytes[layer * per_layer..][..per_layer]);
+        }
+        self.positions.commit(position_ids);
+        Ok(())
+    }
+
+    fn read_k(&mut self, layer: usize, rows: Range<usize>) -> Result<Vec<f32>> {
+        check_layer(layer, self.model.config.num_hidden_layers)?;
+        self.positions.check_rows(&rows)?;
+        self.cache.read_k(layer, rows)
+    }
+
+    fn position_ids(&self) -> &[u32] {
+        self.positions.cached()
+    }
+
+    fn continue_at(&mut self, position: u32) {
+        self.positions.continue_at(position);
+    }
+
+    fn kv_bytes_per_token(&self) -> usize {
+        self.cache.bytes_per_token()
     }
 }

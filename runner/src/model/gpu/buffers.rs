@@ -6,6 +6,7 @@ use lacuna::{DeviceError, Element, Layout, Result};
 
 use super::gather::Gather;
 use super::operations::Slice;
+use crate::error::allocate;
 use crate::model::Config;
 
 /// Tokens that go through the projections and the MLP at a time, at most: from here on the products are as fast as they get,
@@ -123,6 +124,20 @@ impl<T: Element + Pod> Kept<T> {
             gather_attention: Gather::new(context, len, config.q_size(), rows.len())?,
         })
     }
+}
+
+/// The first `len` elements of a buffer, once all that is queued before is done.
+pub(super) fn download<T: Element + Pod>(
+    buffer: &DeviceBuffer<T>,
+    stream: &Stream,
+    len: usize,
+) -> crate::Result<Vec<f32>> {
+    const WHAT: &str = "copies of activations";
+    let mut host: Vec<T> = allocate(WHAT, len)?;
+    buffer.copy_to_host(stream, 0, &mut host)?;
+    let mut out = allocate(WHAT, len)?;
+    out.iter_mut().zip(&host).for_each(|(out, x)| *out = x.to_f32());
+    Ok(out)
 }
 
 /// What the memory of [`Activations`] is for, in the driver's books.

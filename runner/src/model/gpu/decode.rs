@@ -21,7 +21,7 @@ const TOKEN: Slice = Slice { start: 0, len: 1 };
 /// A step reads the token from the device and leaves there the one that it chooses, with the next position and place: the
 /// next step can be queued before the host has seen its token.
 pub(super) struct Decoder<T: Element> {
-    attention: decode_attention::Plan<T>,
+    pub attention: decode_attention::Plan<T>,
     embed: Gather<T>,
     tokens: Tokens<T>,
     activations: Activations<T>,
@@ -223,7 +223,7 @@ impl<T: Element + Pod> Decoder<T> {
         let mut pass = parts.pass(tokens, activations);
         for layer in 0..model.layers.len() {
             pass.before_attention(layer, TOKEN, layer > 0, Place::OnDevice(place))?;
-            let (k, v) = pass.parts.cache.views(layer, pass.parts.cache.capacity())?;
+            let (k, v) = pass.parts.cache.views(layer, 0..pass.parts.cache.capacity())?;
             let (q, out) = pass.tokens.attention_mut()?;
             // SAFETY: the tensors have the plan's shape and lie on its device; the cache's length is the last element of
             // `place`, which the session holds within the capacity. All that uses the plan is on this stream.
@@ -241,6 +241,7 @@ impl<T: Element + Pod> Decoder<T> {
             }?;
             pass.after_attention(layer, TOKEN)?;
         }
+        pass.final_norm(TOKEN, true)?;
         pass.logits(TOKEN, logits)?;
         let logits = matrix(logits, 0, 1, model.config.vocab_size)?;
         match choice {

@@ -14,7 +14,7 @@ use crate::model::tensors::{
     layer_tensor,
 };
 use crate::model::weight_source::WeightSource;
-use crate::model::{Config, GenerationConfig, LoadProgress, Model, Session};
+use crate::model::{Config, GenerationConfig, KvSession, LoadProgress, Model};
 
 /// What the weights' memory is called.
 const WEIGHTS: &str = "weights";
@@ -175,7 +175,7 @@ impl<T: Element + Pod> Model for Llama<T> {
         Some(self.gemm)
     }
 
-    fn session(&self, capacity: usize) -> Result<Box<dyn Session + '_>> {
+    fn session(&self, capacity: usize) -> Result<Box<dyn KvSession + '_>> {
         Ok(Box::new(LlamaSession::new(self, capacity)?))
     }
 }

@@ -188,11 +188,16 @@ impl<T: Element + Pod> Pass<'_, '_, T> {
         linear(&operations.down_proj, stream, gated, &weights.down_proj, branch, slice.len)
     }
 
-    /// The logits `[slice, vocab_size]`, after the output of the last branch is added.
-    pub fn logits(&mut self, slice: Slice, logits: &mut DeviceBuffer<f32>) -> Result<()> {
+    /// The norm before the output matrix, with `after_branch` after the output of the last branch is added.
+    pub fn final_norm(&mut self, slice: Slice, after_branch: bool) -> Result<()> {
         let Self { parts: Parts { model, operations, stream, .. }, tokens, activations } = self;
+        operations.norm(stream, tokens, activations, slice, &model.norm, after_branch)
+    }
+
+    /// The logits `[slice, vocab_size]`, from the slice that was normed last.
+    pub fn logits(&mut self, slice: Slice, logits: &mut DeviceBuffer<f32>) -> Result<()> {
+        let Self { parts: Parts { model, operations, stream, .. }, activations, .. } = self;
         let Config { hidden_size, vocab_size, .. } = model.config;
-        operations.norm(stream, tokens, activations, slice, &model.norm, true)?;
         operations.lm_head.run(
             stream,
             &matrix(&activations.normed, 0, slice.len, hidden_size)?,

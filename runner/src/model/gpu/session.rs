@@ -1,4 +1,4 @@
-//! One context of a Llama model on a device: prefill, decode, rollback.
+//! One context of a Llama model on a device: passes, decode, rollback.
 
 use bytemuck::Pod;
 use lacuna::Element;
@@ -13,7 +13,7 @@ use super::rotary_table::RotaryTable;
 use crate::Result;
 use crate::generate::Sampler;
 use crate::model::positions::Positions;
-use crate::model::{ForwardOptions, ForwardReport, Observer, Session};
+use crate::model::{ForwardOptions, ForwardReport, Observer, PassOptions, PassOutput, Session};
 
 pub(super) struct LlamaSession<'m, T: Element> {
     pub model: &'m Llama<T>,
@@ -67,7 +67,9 @@ impl<T: Element + Pod> Session for LlamaSession<'_, T> {
         options: &ForwardOptions,
         observer: &mut dyn Observer,
     ) -> Result<(Vec<f32>, ForwardReport)> {
-        self.prefill(tokens, options, observer)
+        let options = PassOptions { forward: options.clone(), ..Default::default() };
+        let PassOutput { logits, report, .. } = self.run(tokens, options, observer)?;
+        Ok((logits, report))
     }
 
     fn decode(&mut self, token: u32) -> Result<&[f32]> {
@@ -79,7 +81,9 @@ impl<T: Element + Pod> Session for LlamaSession<'_, T> {
     }
 
     fn truncate(&mut self, len: usize) -> Result<()> {
-        self.positions.truncate(len)
+        self.positions.truncate(len)?;
+        self.decoder.drop_ahead();
+        Ok(())
     }
 
     fn len(&self) -> usize {

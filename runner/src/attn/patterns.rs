@@ -8,12 +8,28 @@ use lacuna::{
     pattern::{AShapeOptions, BlockDiagonalOptions, SinkAndLocalOptions, TriShapeOptions},
 };
 
-use super::method::{Field, Key, Lengths, Method};
+use super::ThresholdFile;
+use super::entry::{Entry, Field, Key, Lengths};
+
+/// A pattern, and what comes from a file for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PatternOptions {
+    /// What the library runs.
+    pub pattern: Pattern,
+    /// Take the place of the pattern's threshold, layer by layer.
+    pub thresholds: Option<ThresholdFile>,
+}
+
+impl From<Pattern> for PatternOptions {
+    fn from(pattern: Pattern) -> Self {
+        Self { pattern, thresholds: None }
+    }
+}
 
 /// Accessor of one field of one pattern's options.
 macro_rules! at {
     ($pattern:ident, $($field:ident).+) => {
-        |pattern| match pattern {
+        |options| match &mut options.pattern {
             Pattern::$pattern(options) => &mut options.$($field).+,
             _ => unreachable!("a key is only used with its own pattern"),
         }
@@ -27,7 +43,7 @@ macro_rules! compat {
             aliases: &[],
             doc: "all compat switches: fixed, or as the published code",
             field: Field::Compat {
-                set: |pattern, original| match pattern {
+                set: |options, original| match &mut options.pattern {
                     Pattern::$pattern(options) => {
                         options.compat = if original { $compat::ORIGINAL } else { $compat::default() }
                     }
@@ -42,13 +58,17 @@ const fn length(
     name: &'static str,
     aliases: &'static [&'static str],
     values: Lengths,
-    at: fn(&mut Pattern) -> &mut usize,
+    at: fn(&mut PatternOptions) -> &mut usize,
     doc: &'static str,
-) -> Key {
+) -> Key<PatternOptions> {
     Key { name, aliases, doc, field: Field::Length { at, values } }
 }
 
-const fn switch(name: &'static str, at: fn(&mut Pattern) -> &mut bool, doc: &'static str) -> Key {
+const fn switch(
+    name: &'static str,
+    at: fn(&mut PatternOptions) -> &mut bool,
+    doc: &'static str,
+) -> Key<PatternOptions> {
     Key { name, aliases: &[], doc, field: Field::Switch { at } }
 }
 
@@ -61,16 +81,16 @@ const ANY: Lengths = Lengths::AtLeast(0);
 const POSITIVE: Lengths = Lengths::AtLeast(1);
 
 /// Every pattern, in the order that tables print them.
-pub static METHODS: &[Method] = &[
-    Method {
+pub static PATTERNS: &[Entry<PatternOptions>] = &[
+    Entry {
         name: "dense",
         aliases: &["default", "flash", "full"],
         doc: "every key",
         keys: &[],
-        default: || Pattern::Dense,
+        default: || Pattern::Dense.into(),
         check: |_| Ok(()),
     },
-    Method {
+    Entry {
         name: "flexprefill",
         aliases: &["flex-prefill"],
         doc: "FlexPrefill: per head, vertical-slash or query-aware blocks that cover a share",
@@ -105,7 +125,7 @@ pub static METHODS: &[Method] = &[
                 name: "max_budget",
                 aliases: &[],
                 doc: "most tokens kept by columns, and by diagonals",
-                field: Field::OptionalLength { at: at!(FlexPrefill, max_budget) },
+                field: Field::OptionalLength { at: at!(FlexPrefill, max_budget), absent: "none" },
             },
             switch(
                 "qa_only",
@@ -135,13 +155,13 @@ pub static METHODS: &[Method] = &[
                 "compat: round the probe to the input type",
             ),
         ],
-        default: || Pattern::FlexPrefill(FlexPrefillOptions::default()),
-        check: |pattern| match pattern {
-            Pattern::FlexPrefill(options) => options.check("flexprefill"),
+        default: || Pattern::FlexPrefill(FlexPrefillOptions::default()).into(),
+        check: |options| match &options.pattern {
+            Pattern::FlexPrefill(options) => Ok(options.check("flexprefill")?),
             _ => Ok(()),
         },
     },
-    Method {
+    Entry {
         name: "xattention",
         aliases: &["xattn"],
         doc: "XAttention: blocks by anti-diagonal sums, until a share of each row is covered",
@@ -165,7 +185,7 @@ pub static METHODS: &[Method] = &[
                 aliases: &[],
                 doc: "share of a row's score to cover",
                 field: Field::Real {
-                    at: |pattern| match pattern {
+                    at: |options| match &mut options.pattern {
                         Pattern::XAttention(XAttentionOptions {
                             threshold: Threshold::Scalar(threshold),
                             ..
@@ -179,7 +199,7 @@ pub static METHODS: &[Method] = &[
                 name: THRESHOLD_TABLE,
                 aliases: &["thresholds"],
                 doc: "instead of threshold, one per layer and head",
-                field: Field::Thresholds,
+                field: Field::Thresholds { at: |options| &mut options.thresholds },
             },
             Key {
                 name: "norm",
@@ -214,19 +234,20 @@ pub static METHODS: &[Method] = &[
                 name: "chunk_size",
                 aliases: &["chunk"],
                 doc: "query rows per pass of the compat switches",
-                field: Field::OptionalLength { at: at!(XAttention, chunk_size) },
+                field: Field::OptionalLength { at: at!(XAttention, chunk_size), absent: "none" },
             },
         ],
-        default: || Pattern::XAttention(XAttentionOptions::default()),
+        default: || Pattern::XAttention(XAttentionOptions::default()).into(),
         // The check takes a shape for the sake of per-head thresholds, which no pattern of the registry holds.
-        check: |pattern| match pattern {
-            Pattern::XAttention(options) => Seqlens::single(0, 0)
-                .and_then(|seqlens| AttentionShape::new(1, 1, 1, seqlens))
-                .and_then(|shape| options.check("xattention", &shape)),
+        check: |options| match &options.pattern {
+            Pattern::XAttention(options) => {
+                let shape = AttentionShape::new(1, 1, 1, Seqlens::single(0, 0)?)?;
+                Ok(options.check("xattention", &shape)?)
+            }
             _ => Ok(()),
         },
     },
-    Method {
+    Entry {
         name: "vertical-slash",
         aliases: &[],
         doc: "MInference: the columns and diagonals that weigh most for the last queries",
@@ -261,13 +282,13 @@ pub static METHODS: &[Method] = &[
                 "diagonals from the main one on, always kept",
             ),
         ],
-        default: || Pattern::VerticalSlash(VerticalSlashOptions::default()),
-        check: |pattern| match pattern {
-            Pattern::VerticalSlash(options) => options.check("vertical-slash"),
+        default: || Pattern::VerticalSlash(VerticalSlashOptions::default()).into(),
+        check: |options| match &options.pattern {
+            Pattern::VerticalSlash(options) => Ok(options.check("vertical-slash")?),
             _ => Ok(()),
         },
     },
-    Method {
+    Entry {
         name: "a-shape",
         aliases: &[],
         doc: "MInference: the first tokens and a sliding window",
@@ -276,10 +297,10 @@ pub static METHODS: &[Method] = &[
             length("local", &["n_local"], ANY, at!(AShape, n_local), "tokens of the sliding window"),
             length("block", &["block_size"], POSITIVE, at!(AShape, block_size), "tokens of a block"),
         ],
-        default: || Pattern::AShape(AShapeOptions::default()),
+        default: || Pattern::AShape(AShapeOptions::default()).into(),
         check: |_| Ok(()),
     },
-    Method {
+    Entry {
         name: "tri-shape",
         aliases: &[],
         doc: "a-shape, but the last queries read everything",
@@ -295,10 +316,10 @@ pub static METHODS: &[Method] = &[
             ),
             length("block", &["block_size"], POSITIVE, at!(TriShape, block_size), "tokens of a block"),
         ],
-        default: || Pattern::TriShape(TriShapeOptions::default()),
+        default: || Pattern::TriShape(TriShapeOptions::default()).into(),
         check: |_| Ok(()),
     },
-    Method {
+    Entry {
         name: "streaming",
         aliases: &["sink-and-local", "streaming-llm"],
         doc: "StreamingLLM: attention sinks and a sliding window",
@@ -319,10 +340,10 @@ pub static METHODS: &[Method] = &[
             ),
             length("block", &["block_size"], POSITIVE, at!(SinkAndLocal, block_size), "tokens of a block"),
         ],
-        default: || Pattern::SinkAndLocal(SinkAndLocalOptions::default()),
+        default: || Pattern::SinkAndLocal(SinkAndLocalOptions::default()).into(),
         check: |_| Ok(()),
     },
-    Method {
+    Entry {
         name: "block-diagonal",
         aliases: &[],
         doc: "tokens read within their own chunk",
@@ -330,7 +351,7 @@ pub static METHODS: &[Method] = &[
             length("chunk", &["chunk_size"], POSITIVE, at!(BlockDiagonal, chunk_size), "tokens of a chunk"),
             length("block", &["block_size"], POSITIVE, at!(BlockDiagonal, block_size), "tokens of a block"),
         ],
-        default: || Pattern::BlockDiagonal(BlockDiagonalOptions::default()),
+        default: || Pattern::BlockDiagonal(BlockDiagonalOptions::default()).into(),
         check: |_| Ok(()),
     },
 ];
